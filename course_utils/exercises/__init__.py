@@ -20,9 +20,7 @@ def lesson_numbers() -> list[str]:
 def get_lesson(number: str) -> Lesson:
     """A lesson with its exercises. Unknown numbers raise a KeyError that lists the known ones."""
     if number not in lesson_numbers():
-        raise KeyError(
-            f"there is no lesson {number!r}; lessons with exercises: {', '.join(lesson_numbers())}"
-        )
+        raise KeyError(f"there is no lesson {number!r}; lessons with exercises: {', '.join(lesson_numbers())}")
     return importlib.import_module(f"course_utils.exercises.lesson_{number}").lesson
 
 

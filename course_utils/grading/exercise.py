@@ -201,15 +201,11 @@ class Exercise:
     def blank_verdict(self) -> Verdict:
         """The verdict for an exercise that still holds its stub."""
         text = f"Not attempted yet. Stuck? `hint({self.id!r})` gives the first of {len(self.hints)} hints."
-        return Verdict(
-            self.id, self.title, NOT_ATTEMPTED, 0.0, self.points, feedback=[text], hints=len(self.hints)
-        )
+        return Verdict(self.id, self.title, NOT_ATTEMPTED, 0.0, self.points, feedback=[text], hints=len(self.hints))
 
     def error_verdict(self, message: str) -> Verdict:
         """The verdict where the answer could not even be looked at: a missing name, a cell that does not run."""
-        return Verdict(
-            self.id, self.title, ERROR, 0.0, self.points, feedback=[message], hints=len(self.hints)
-        )
+        return Verdict(self.id, self.title, ERROR, 0.0, self.points, feedback=[message], hints=len(self.hints))
 
     def _verdict(self, results: list[CaseResult], got: Observations, mistake: Mistake | None) -> Verdict:
         passed = all(result.passed for result in results)
@@ -249,9 +245,7 @@ class Exercise:
             if measure is not None and seen.failure is None:
                 try:
                     seen = Observation(values=ob.flatten(measure(seen.values)))
-                except (
-                    Exception
-                ) as error:  # the values come from untrusted code: anything may be wrong with them
+                except Exception as error:  # the values come from untrusted code: anything may be wrong with them
                     text = f"what your code returned could not be used ({type(error).__name__}: {error})"
                     seen = Observation(failure=ob.Failure(ob.UNREADABLE, text, type(error).__name__))
             measured[name] = seen

@@ -70,9 +70,7 @@ def as_html(verdict: Verdict) -> str:
         for result in verdict.cases:
             mark = ("✓", COLOURS[PASSED]) if result.passed else ("✗", COLOURS[FAILED])
             problem = f": {_inline(result.problem)}" if result.problem else ""
-            parts.append(
-                f'<li><span style="color:{mark[1]}">{mark[0]}</span> {_inline(result.name)}{problem}</li>'
-            )
+            parts.append(f'<li><span style="color:{mark[1]}">{mark[0]}</span> {_inline(result.name)}{problem}</li>')
         parts.append("</ul>")
     if detail := _first_detail(verdict):
         parts.append(

@@ -30,11 +30,7 @@ class Close(Rule):
 
     def problem(self, got: Leaf, want: Leaf) -> str | None:
         if not _numeric(want):
-            return (
-                None
-                if type(got) is type(want) and got == want
-                else f"is {_show(got)}, expected {_show(want)}"
-            )
+            return None if type(got) is type(want) and got == want else f"is {_show(got)}, expected {_show(want)}"
         if not _numeric(got):
             return f"is {_show(got)}, expected {_kind(want)}"
         a, b = np.asarray(got), np.asarray(want)
@@ -134,9 +130,7 @@ def rule_for(rule: Rule | Mapping[str, Rule], key: str) -> Rule:
 
 
 def _numeric(value: Leaf) -> bool:
-    return isinstance(value, (bool, int, float)) or (
-        isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
-    )
+    return isinstance(value, (bool, int, float)) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
 
 
 def _describe_difference(a: np.ndarray, b: np.ndarray, agree: np.ndarray, rule: Close) -> str:

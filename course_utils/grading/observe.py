@@ -129,9 +129,7 @@ def observe_case(case: Case, name: str, candidate: Any, seed: int, reference: An
     except _Stop as stop:
         return Observation(failure=_failure(stop, TOO_SLOW, candidate, str(stop)))
     except KeyboardInterrupt as stop:
-        return Observation(
-            failure=_failure(stop, INTERRUPTED, candidate, "stopped while your code was running.")
-        )
+        return Observation(failure=_failure(stop, INTERRUPTED, candidate, "stopped while your code was running."))
     except ReturnedNothing as error:
         said = printed.getvalue().strip()
         more = f" It printed {_short(said, 60)!r}, but printing is not returning." if said else ""
@@ -241,9 +239,7 @@ def _explain(error: BaseException, candidate: Any, reference: Any) -> Failure:
         if "NoneType" in str(error):
             text = "a result is None where a value is needed. Is a `return` missing?"
             return Failure(RETURNED_NOTHING, text, type(error).__name__)
-        return Failure(
-            UNREADABLE, f"what your code returned could not be used. {message}", type(error).__name__
-        )
+        return Failure(UNREADABLE, f"what your code returned could not be used. {message}", type(error).__name__)
     return _failure(error, RAISED, candidate, message)
 
 
@@ -270,9 +266,7 @@ def _learner_frame(error: BaseException, candidate: Any) -> tuple[str, int, dict
     return found
 
 
-_LIBRARY_ROOTS = tuple(
-    {sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-)
+_LIBRARY_ROOTS = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 _PACKAGE_ROOT = __file__.rsplit("/grading/", 1)[0]
 
 
