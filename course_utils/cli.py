@@ -1,0 +1,143 @@
+"""The `course` command: check, grade, release, progress, assets, train, dashboard, doctor. Heavy imports wait for their command."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+# command -> module that defines it; imported only when the command runs, so that `course --help` is quick
+ELSEWHERE = {
+    "grade": "course_utils.grading.commands",
+    "gradescope-zip": "course_utils.grading.commands",
+    "doctor": "course_utils.grading.commands",
+    "assets": "course_utils.lm.commands",
+    "train": "course_utils.lm.commands",
+    "dashboard": "course_utils.viz.commands",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in ELSEWHERE and importlib.util.find_spec(ELSEWHERE[cmd_name]):
+            module = importlib.import_module(ELSEWHERE[cmd_name])
+            return getattr(module, cmd_name.replace("-", "_"))
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="superposition-course", prog_name="course")
+def main() -> None:
+    """The course on superposition and sparse autoencoders: learn, check, grade."""
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
+def lessons(as_json: bool) -> None:
+    """List the lessons: exercises, points, minutes."""
+    rows = [_lesson_row(number) for number in _lesson_numbers()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for row in rows:
+        click.echo(
+            f"{row['id']}  {row['title']:52} {len(row['exercises']):2} exercises {row['points']:3g} points {row['minutes']:4} min"
+        )
+
+
+@main.command()
+@click.argument("exercise_id")
+@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--seed", default=0, show_default=True, help="Draws other inputs.")
+def check(exercise_id: str, path: Path, seed: int) -> None:
+    """Check one exercise of a notebook or script, as the notebook would. Runs the file's code in this process."""
+    from course_utils.grading.local import load_answers
+
+    answers = load_answers(path, [exercise_id])
+    click.echo(str(answers.grade(exercise_id, seed)))
+
+
+@main.command()
+@click.option("--lesson", "numbers", multiple=True, help="A lesson's number, such as 02; all by default.")
+@click.option(
+    "--source", "source_folder", type=click.Path(path_type=Path), help="Also write nbgrader's source tree here."
+)
+def release(numbers: tuple[str, ...], source_folder: Path | None) -> None:
+    """Make the learner's notebooks from solutions/ (through nbgrader)."""
+    from course_utils import lessons as files
+
+    if source_folder:
+        files.write_nbgrader_source(source_folder)
+        click.echo(f"wrote nbgrader's source tree to {source_folder}")
+    for path in files.release(list(numbers) or None):
+        click.echo(f"wrote {path}")
+
+
+@main.command()
+def progress() -> None:
+    """Show your progress, a bar a lesson."""
+    from course_utils import notebook
+
+    notebook.progress()
+
+
+@main.command()
+@click.option("--lesson", "number", default=None, help="Open this lesson, such as 02; the first by default.")
+@click.argument("jupyter_options", nargs=-1)
+def lab(number: str | None, jupyter_options: tuple[str, ...]) -> None:
+    """Open JupyterLab at a lesson."""
+    from course_utils import settings
+
+    notebooks = sorted((settings.root() / "notebooks").glob(f"{number or ''}*/*.ipynb"))
+    if not notebooks:
+        raise click.ClickException(
+            f"no notebook for lesson {number or ''} in {settings.root() / 'notebooks'}: run `make release`"
+        )
+    command = [sys.executable, "-m", "jupyter", "lab", str(notebooks[0]), *jupyter_options]
+    raise SystemExit(subprocess.call(command, cwd=settings.root()))
+
+
+def _lesson_numbers() -> list[str]:
+    from course_utils import exercises
+
+    return exercises.lesson_numbers()
+
+
+def _lesson_row(number: str) -> dict[str, Any]:
+    from course_utils import exercises
+
+    lesson = exercises.get_lesson(number)
+    listed = [
+        {
+            "id": exercise.id,
+            "title": exercise.title,
+            "answer": exercise.answer,
+            "points": exercise.points,
+            "difficulty": exercise.difficulty,
+            "importance": exercise.importance,
+            "minutes": exercise.minutes,
+        }
+        for exercise in lesson.exercises
+    ]
+    return {
+        "id": number,
+        "title": lesson.title,
+        "slug": lesson.slug,
+        "points": sum(row["points"] for row in listed),
+        "minutes": sum(row["minutes"] for row in listed),
+        "exercises": listed,
+    }
+
+
+if __name__ == "__main__":
+    main()
