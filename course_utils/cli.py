@@ -63,8 +63,7 @@ def check(exercise_id: str, path: Path, seed: int) -> None:
     """Check one exercise of a notebook or script, as the notebook would. Runs the file's code in this process."""
     from course_utils.grading.local import load_answers
 
-    answers = load_answers(path, [exercise_id])
-    click.echo(str(answers.grade(exercise_id, seed)))
+    click.echo(str(load_answers(path).grade(exercise_id, seed)))
 
 
 @main.command()

@@ -40,7 +40,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
-def atomic_path(path: str | Path, write: Callable[[Path], None]) -> Path:
+def atomic_path(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Call `write` with a temporary path beside `path` (for libraries that open files themselves), then rename it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -202,4 +202,4 @@ def _generate_assignment(source: Path, release_folder: Path, slug: str) -> None:
 def _replace(made: Path, target: Path) -> Path:
     from course_utils.io import atomic_path
 
-    return atomic_path(target, lambda temporary: shutil.copyfile(made, temporary) and None)
+    return atomic_path(target, lambda temporary: shutil.copyfile(made, temporary))

@@ -146,8 +146,8 @@ class Exercise:
     def observe(self, candidate: Any, seed: int = 0) -> Observations:
         """Run every case on `candidate` and write down what happens. Never sees an expected value, never raises."""
         if is_blank(candidate):
-            failure = ob.Failure(ob.NOT_ATTEMPTED, "not written yet")
-            return {name: Observation(failure=failure) for name in self.cases}
+            blank = Observation(failure=ob.Failure(ob.NOT_ATTEMPTED, "not written yet"))
+            return dict.fromkeys(self.cases, blank)
         if wrong := self._wrong_kind(candidate):
             return {name: Observation(failure=ob.Failure(ob.UNREADABLE, wrong)) for name in self.cases}
         seen: Observations = {}

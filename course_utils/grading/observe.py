@@ -236,6 +236,9 @@ def _explain(error: BaseException, candidate: Any, reference: Any) -> Failure:
     if frame is None:
         if isinstance(error, TypeError) and "argument" in str(error):
             return Failure(SIGNATURE, _signature_sentence(error, candidate, reference), "TypeError")
+        if "does not require grad" in str(error):
+            text = "no gradient flows through your result. Is something detached, rebuilt with `torch.tensor`, or under `no_grad`?"
+            return Failure(UNREADABLE, text, "NoGradient")
         if "NoneType" in str(error):
             text = "a result is None where a value is needed. Is a `return` missing?"
             return Failure(RETURNED_NOTHING, text, type(error).__name__)
