@@ -113,11 +113,10 @@ def case_problem(
 
 def same_behaviour(a: Observation, b: Observation, rule: Rule | Mapping[str, Rule]) -> bool:
     """Whether two answers did the same thing in one case: how a known mistake is recognised."""
+    if a.failure and b.failure:
+        return (a.failure.kind, a.failure.error) == (b.failure.kind, b.failure.error)
     if a.failure or b.failure:
-        return bool(a.failure and b.failure) and (a.failure.kind, a.failure.error) == (
-            b.failure.kind,
-            b.failure.error,
-        )
+        return False
     if a.values.keys() != b.values.keys():
         return False
     return all(rule_for(rule, key).same(a.values[key], b.values[key]) for key in a.values)
