@@ -1,0 +1,1 @@
+"""Measurements beside other libraries. `make bench` runs them all; each module also runs by itself."""
