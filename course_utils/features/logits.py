@@ -1,0 +1,151 @@
+"""Which output tokens a latent pushes up or down along the direct path, with the final norm taken into account.
+
+A latent adds `f * W_dec[i]` to the residual stream. Before the unembedding the stream passes the final norm, which is not
+linear: it divides by the size of the whole stream and multiplies by a learned gain for each dimension. Multiplying
+`W_dec[i] @ W_U` leaves all of that out. Here the gain is folded in, and when text is given the norm is replaced by its mean
+Jacobian on that text, so the numbers are logits per unit of activation, exact to first order for the direct path. What later
+layers do with the latent is not in them: for that, intervene (`course_utils.features.steer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from course_utils.features.stream import activations_at, counted_positions
+
+
+@dataclass(frozen=True)
+class FinalNorm:
+    """The linear map that stands for the final norm: `direction @ matrix`, then the unembedding."""
+
+    matrix: Float[Tensor, "d_model d_model"]
+    measured: bool
+    """True: mean Jacobian on text, so effects are logits per unit of activation. False: gain only, arbitrary scale."""
+
+
+@dataclass(frozen=True)
+class LogitEffects:
+    """Direct effect of latents on the output, in logits per unit of activation, relative to the mean over the vocabulary."""
+
+    latents: Int[Tensor, " latents"]
+    top_tokens: Int[Tensor, "latents k"]
+    top_values: Float[Tensor, "latents k"]
+    bottom_tokens: Int[Tensor, "latents k"]
+    bottom_values: Float[Tensor, "latents k"]
+    histogram: Int[Tensor, "latents bins"]
+    edges: Float[Tensor, "latents bins_plus_1"]
+    deviation: Float[Tensor, " latents"]
+    """Standard deviation over the vocabulary: a top value of less than about five of these says little."""
+    measured: bool
+
+
+def _gain(model: Any) -> Float[Tensor, " d_model"]:
+    norm, width = model.ln_final, model.W_U.shape[0]
+    kind = str(getattr(model.cfg, "normalization_type", "") or "")
+    weight = getattr(norm, "weight", getattr(norm, "w", None))
+    if kind.endswith("Pre") or weight is None:  # already folded into W_U
+        return torch.ones(width)
+    offset = 1.0 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0.0
+    return weight.detach().float() + offset
+
+
+def _centres(model: Any) -> bool:
+    return not str(getattr(model.cfg, "normalization_type", "RMS")).startswith("RMS")
+
+
+def _centring(width: int) -> Tensor:
+    return torch.eye(width) - 1.0 / width
+
+
+@torch.no_grad()
+def norm_jacobian(
+    residual: Float[Tensor, "tokens d_model"], gain: Float[Tensor, " d_model"], *, centre: bool, eps: float
+) -> Float[Tensor, "d_model d_model"]:
+    """Mean Jacobian of RMSNorm (or LayerNorm, `centre=True`) over `residual`, for row vectors: `d_out = d_in @ J`.
+
+    For y = g x / r with r = sqrt(mean x^2 + eps):  dy = g (d / r - x (x . d) / (n r^3)).
+    """
+    width = residual.shape[-1]
+    x = residual.double()
+    if centre:
+        x = x - x.mean(-1, keepdim=True)
+    r = (x.pow(2).mean(-1) + eps).sqrt()
+    outer = torch.einsum("ti,tj,t->ij", x, x, 1 / (width * r**3 * len(x))) if len(x) < 64 else _outer(x, r)
+    jacobian = torch.eye(width, dtype=torch.double) * (1 / r).mean() - outer
+    if centre:
+        jacobian = _centring(width).double() @ jacobian
+    return (jacobian * gain.double()).float()
+
+
+def _outer(x: Tensor, r: Tensor) -> Tensor:
+    scaled = x / (x.shape[-1] * r**3 * len(x))[:, None]
+    return x.T @ scaled
+
+
+@torch.no_grad()
+def final_norm(model: Any, tokens: Int[Tensor, "sequences context"] | None = None, max_tokens: int = 2048) -> FinalNorm:
+    """The final norm as a linear map: its mean Jacobian over `tokens`, or only its gain when no text is given.
+
+    A few thousand tokens are plenty: the residual stream passes through the whole model once.
+    """
+    gain, width = _gain(model).cpu(), model.W_U.shape[0]
+    if tokens is None:
+        matrix = torch.diag(gain)
+        return FinalNorm(_centring(width) @ matrix if _centres(model) else matrix, False)
+    rows = max(1, max_tokens // tokens.shape[1])
+    hook = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    residual = activations_at(model, tokens[:rows], hook).float().cpu()
+    residual = residual[counted_positions(residual)]
+    eps = float(getattr(model.cfg, "eps", 1e-5) or 1e-5)
+    return FinalNorm(norm_jacobian(residual, gain, centre=_centres(model), eps=eps), True)
+
+
+@torch.no_grad()
+def logit_effects(
+    model: Any,
+    sae: Any,
+    latents: Sequence[int] | Tensor,
+    k: int = 10,
+    *,
+    norm: FinalNorm | None = None,
+    bins: int = 60,
+    chunk: int = 128,
+) -> LogitEffects:
+    """Tokens whose logits each latent raises and lowers most through the direct path.
+
+    Args:
+        sae: anything with `W_dec [d_sae, d_model]` that writes to the residual stream.
+        norm: from `final_norm(model, tokens)`; without it the gain is folded in but the scale is arbitrary.
+        chunk: latents at a time; memory is about `chunk * d_vocab * 8` bytes.
+
+    The mean over the vocabulary is removed: softmax does not see a shift shared by all tokens.
+    """
+    norm = norm or final_norm(model)
+    chosen = torch.as_tensor(latents, dtype=torch.long).reshape(-1)
+    unembed = model.W_U.detach().float()
+    if sae.W_dec.shape[1] != unembed.shape[0]:
+        raise ValueError(
+            f"the SAE writes {sae.W_dec.shape[1]} dimensions, the unembedding reads {unembed.shape[0]}: "
+            "direct logit effects need an SAE on something added to the residual stream"
+        )
+    parts: list[tuple[Tensor, ...]] = []
+    for start in range(0, len(chosen), chunk):
+        directions = sae.W_dec.detach().float()[chosen[start : start + chunk].to(sae.W_dec.device)]
+        effects = (directions @ norm.matrix.to(directions)) @ unembed
+        effects -= effects.mean(-1, keepdim=True)
+        top, bottom = effects.topk(k), effects.topk(k, largest=False)
+        low, high = effects.amin(-1, keepdim=True), effects.amax(-1, keepdim=True)
+        width = (high - low).clamp_min(1e-12) / bins
+        which = ((effects - low) / width).long().clamp_(0, bins - 1)
+        counts = torch.zeros(len(effects), bins, dtype=torch.long, device=effects.device)
+        counts.scatter_add_(1, which, torch.ones_like(which))
+        edges = low + width * torch.arange(bins + 1, device=effects.device)
+        parts.append((top.indices, top.values, bottom.indices, bottom.values, counts, edges, effects.std(-1)))
+    joined = [torch.cat(columns).cpu() for columns in zip(*parts, strict=True)]
+    return LogitEffects(chosen, *joined, norm.measured)  # type: ignore[call-arg]
