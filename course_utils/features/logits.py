@@ -148,4 +148,4 @@ def logit_effects(
         edges = low + width * torch.arange(bins + 1, device=effects.device)
         parts.append((top.indices, top.values, bottom.indices, bottom.values, counts, edges, effects.std(-1)))
     joined = [torch.cat(columns).cpu() for columns in zip(*parts, strict=True)]
-    return LogitEffects(chosen, *joined, norm.measured)  # type: ignore[call-arg]
+    return LogitEffects(chosen, *joined, norm.measured)  # type: ignore[arg-type]
