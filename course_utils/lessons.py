@@ -14,6 +14,8 @@ from typing import Any
 from course_utils import exercises, settings
 
 HEADING = re.compile(r"^(#{2,4} Exercise (\d\d\.\d+)\b[^\n]*)$", re.MULTILINE)
+LAYOUT = "lines_to_next_cell"
+"""jupytext's note on blank lines in the source file; notebooks have no use for it."""
 SOLUTION_ONLY = "solution-only"
 """Tag of cells that stand in the solved lesson and are left out of the learner's copy."""
 
@@ -56,10 +58,11 @@ def read_notebook(path: Path) -> Any:
 def cell_role(cell: Any) -> tuple[str, str]:
     """What a cell is for: `("answer", "02.3")`, `("check", "02.3")`, `("setup", "")` or `("other", "")`."""
     metadata = cell.get("metadata", {})
-    grade_id = str(metadata.get("nbgrader", {}).get("grade_id", ""))
+    marking = metadata.get("nbgrader", {})
+    name = str(marking.get("grade_id", "")) if isinstance(marking, dict) else ""
     for role in ("answer", "check"):
-        if grade_id.endswith(f"-{role}"):
-            return role, grade_id.removesuffix(f"-{role}")
+        if name.startswith(f"{role}-"):
+            return role, name.removeprefix(f"{role}-").replace("-", ".")
         if role in metadata:
             return role, str(metadata[role])
     if "setup" in metadata.get("tags", []):
@@ -72,13 +75,14 @@ def with_metadata(notebook: Any, slug: str) -> Any:
     seen: dict[str, int] = {}
     for cell in notebook.cells:
         role, exercise_id = cell_role(cell)
+        cell.metadata.pop(LAYOUT, None)
         if role in ("answer", "check"):
             cell.metadata = {**_other_metadata(cell), "nbgrader": _nbgrader_metadata(role, exercise_id)}
-            cell.id = f"{role}-{exercise_id.replace('.', '-')}"
+            cell.id = grade_id(role, exercise_id)
             continue
         if cell.cell_type == "markdown":
             cell.source = HEADING.sub(lambda match: f"{match[1]}\n{badge(match[2])}", cell.source)
-        digest = hashlib.sha256(f"{slug}{cell.cell_type}{cell.source}".encode()).hexdigest()[:12]
+        digest = ("setup-" if role == "setup" else "") + _digest(slug, cell)
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = f"{digest}-{seen[digest]}"
     notebook.metadata = {
@@ -87,6 +91,16 @@ def with_metadata(notebook: Any, slug: str) -> Any:
     }
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
+
+
+def is_untouched_demonstration(cell: Any, slug: str) -> bool:
+    """Whether a code cell is the lesson's own (not set-up, answer or check) and unchanged: its id is computed from its text."""
+    return cell.cell_type == "code" and str(cell.get("id", "")).rpartition("-")[0] == _digest(slug, cell)
+
+
+def grade_id(role: str, exercise_id: str) -> str:
+    """What nbgrader and the notebook call a cell, `check-02-3`: nbgrader allows no full stop there."""
+    return f"{role}-{exercise_id.replace('.', '-')}"
 
 
 def badge(exercise_id: str) -> str:
@@ -172,12 +186,16 @@ def _find_answer(exercise_id: str, paths: list[Path]) -> Any | None:
     return None
 
 
+def _digest(slug: str, cell: Any) -> str:
+    return hashlib.sha256(f"{slug}{cell.cell_type}{cell.source}".encode()).hexdigest()[:12]
+
+
 def _other_metadata(cell: Any) -> dict[str, Any]:
     return {key: value for key, value in cell.metadata.items() if key not in ("answer", "check", "nbgrader")}
 
 
 def _nbgrader_metadata(role: str, exercise_id: str) -> dict[str, Any]:
-    metadata = {"grade_id": f"{exercise_id}-{role}", "schema_version": 3, "task": False}
+    metadata = {"grade_id": grade_id(role, exercise_id), "schema_version": 3, "task": False}
     if role == "answer":
         return {**metadata, "grade": False, "locked": False, "solution": True}
     points = exercises.get(exercise_id).points
@@ -196,7 +214,7 @@ def _generate_assignment(source: Path, release_folder: Path, slug: str) -> None:
     config.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedError()"}
     result = NbGraderAPI(config=config).generate_assignment(slug, force=True, create=True)
     if not result["success"]:
-        raise RuntimeError(f"nbgrader could not release {slug}:\n{result.get('error') or result.get('log')}")
+        raise RuntimeError(f"nbgrader could not release {slug}:\n{result.get('log', '')}\n{result.get('error', '')}")
 
 
 def _replace(made: Path, target: Path) -> Path:
