@@ -29,7 +29,8 @@ How to write one (a lesson's module in `course_utils/exercises/lesson_NN.py`):
 Rules of the house: cases return arrays, numbers, strings, or (nested) dicts and tuples of these. Each case runs by itself,
 so one that raises does not hide the others: small cases give partial credit and good feedback. `essential=True` on a case
 means that without it nothing is earned. Cases draw inputs only from `draw`, never share state, never contain an expected value.
-`measure` on a case is a function that the trusted side applies to the raw values (for example: from returned weights to a loss).
+`measure=f` on a case: the trusted side judges f(values, draw) instead of the raw values, with `draw` giving the same inputs again
+(for example: from returned weights to a loss recomputed where the learner's code cannot reach).
 A mistake must fail at least one case and behave unlike every other mistake; if it does not, the probe is too weak: add a case.
 """
 
@@ -46,7 +47,7 @@ from course_utils.grading.judge import Close, Rule, case_problem, same_behaviour
 from course_utils.grading.observe import Observation, Observations
 from course_utils.grading.verdict import ERROR, FAILED, NOT_ATTEMPTED, PARTIAL, PASSED, CaseResult, Verdict
 
-Measure = Callable[[dict[str, Any]], dict[str, Any]]
+Measure = Callable[[dict[str, Any], ob.Draw], Any]
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class Exercise:
         raw = {name: observations.get(name, missing) for name in self.cases}
         if all(seen.failure and seen.failure.kind == ob.NOT_ATTEMPTED for seen in raw.values()):
             return self.blank_verdict()
-        got = self._measured(raw)
+        got = self._measured(raw, seed)
         want = self._reference_observations(seed)
         results = []
         total = sum(spec.weight for spec in self.cases.values())
@@ -238,13 +239,13 @@ class Exercise:
                 return mistake
         return None
 
-    def _measured(self, raw: Observations) -> Observations:
+    def _measured(self, raw: Observations, seed: int) -> Observations:
         measured = {}
         for name, seen in raw.items():
             measure = self.cases[name].measure
             if measure is not None and seen.failure is None:
                 try:
-                    seen = Observation(values=ob.flatten(measure(seen.values)))
+                    seen = Observation(values=ob.flatten(measure(seen.values, ob.Draw(seed, name))))
                 except Exception as error:  # the values come from untrusted code: anything may be wrong with them
                     text = f"what your code returned could not be used ({type(error).__name__}: {error})"
                     seen = Observation(failure=ob.Failure(ob.UNREADABLE, text, type(error).__name__))
@@ -253,11 +254,11 @@ class Exercise:
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  exercises live as long as the process
     def _reference_observations(self, seed: int) -> Observations:
-        return self._measured(self.observe(self.reference, seed))
+        return self._measured(self.observe(self.reference, seed), seed)
 
     @functools.lru_cache(maxsize=256)  # noqa: B019
     def _mistake_observations(self, name: str, seed: int) -> Observations:
-        return self._measured(self.observe(self.mistakes[name].candidate, seed))
+        return self._measured(self.observe(self.mistakes[name].candidate, seed), seed)
 
     # -- what the learner starts from -------------------------------------------------------------------------
 
