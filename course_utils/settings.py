@@ -45,6 +45,11 @@ def keeps_progress() -> bool:
     return os.environ.get("NBGRADER_EXECUTION") != "autograde" and os.environ.get("COURSE_PROGRESS") != "off"
 
 
+def quick() -> bool:
+    """Whether demonstrations should be short (`COURSE_QUICK=1`): tests run every lesson from top to bottom that way."""
+    return os.environ.get("COURSE_QUICK", "").lower() not in ("", "0", "off", "no", "false")
+
+
 @functools.cache
 def _class_file() -> dict[str, object]:
     path = root() / "course.toml"
