@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import torch
 
+from course_utils import settings
 from course_utils.io import atomic_write, sha256, write_json
 
 KEPT_FILES = 40
@@ -24,8 +24,7 @@ KEPT_FILES = 40
 
 def cache_folder() -> Path:
     """Where cached results live."""
-    chosen = os.environ.get("COURSE_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("superposition-course"))
+    return settings.cache() / "features"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -48,8 +47,8 @@ def _feed(digest: Any, part: Any) -> None:
             if isinstance(weight, torch.Tensor):
                 digest.update(name.encode())
                 _feed(digest, weight if weight.numel() < 1 << 20 else _summary(weight))
-        cfg = getattr(part, "cfg", None)
-        digest.update(repr(getattr(cfg, "__dict__", "") if type(part).__name__ == "SAE" else "").encode())
+        if hasattr(part, "W_dec"):  # an SAE: k, thresholds and scaling change what it computes
+            digest.update(repr(getattr(part, "cfg", None)).encode())
     elif isinstance(part, torch.Tensor):
         array = part.detach().cpu().contiguous()
         digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
@@ -62,6 +61,8 @@ def _feed(digest: Any, part: Any) -> None:
         for item in part:
             _feed(digest, item)
             digest.update(b"\x1e")
+    elif hasattr(part, "W_dec"):  # an SAE that is no module
+        _feed(digest, {name: v for name, v in vars(part).items() if not callable(v)})
     else:
         digest.update(repr(part).encode())
 

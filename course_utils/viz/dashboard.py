@@ -138,6 +138,7 @@ def build_dashboard(
         "d_sae": d_sae,
         "tokens": scan.tokens_seen,
         "count": len(chosen),
+        "bos": str(getattr(model.tokenizer, "bos_token", "") or ""),
     }
     write = write_page if single else write_site
     return write(out, about, records)
@@ -258,9 +259,9 @@ def _logits(effects: LogitEffects, i: int, spell: _Speller) -> dict[str, Any]:
         "top": table(effects.top_tokens, effects.top_values),
         "bottom": table(effects.bottom_tokens, effects.bottom_values),
         "counts": effects.histogram[i].tolist(),
-        "low": _round(effects.edges[i, 0]),
-        "high": _round(effects.edges[i, -1]),
-        "sd": _round(effects.deviation[i]),
+        "low": _round(float(effects.edges[i, 0])),
+        "high": _round(float(effects.edges[i, -1])),
+        "sd": _round(float(effects.deviation[i])),
         "measured": effects.measured,
     }
 
@@ -335,7 +336,7 @@ def write_site(out: str | Path, about: Mapping[str, Any], records: Iterable[Mapp
     (work / "data").mkdir(parents=True)
     try:
         rows, count = _write_latents(work, records)
-        names = []
+        names: list[str] = []
         for start in range(0, len(rows), ROWS_PER_INDEX_FILE):
             names.append(f"index-{len(names)}")
             _write_data(work, names[-1], rows[start : start + ROWS_PER_INDEX_FILE])
@@ -350,6 +351,18 @@ def write_site(out: str | Path, about: Mapping[str, Any], records: Iterable[Mapp
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Dashboard(out / "index.html", count)
+
+
+def marker_of(site: str | Path) -> dict[str, Any]:
+    """What a site says about itself: `about` and `files`.
+
+    Errors:
+        FileNotFoundError: the folder holds no dashboard.
+    """
+    path = Path(site) / _MARKER
+    if not path.exists():
+        raise FileNotFoundError(f"{site} holds no dashboard: build one with build_dashboard({str(site)!r}, ...)")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _write_latents(work: Path, records: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:

@@ -111,8 +111,9 @@ def colored_tokens(tokens: Sequence[str], values: Any) -> Html:
 def colored_tokens_multi(tokens: Sequence[str], values: Any, labels: Sequence[str]) -> Html:
     """circuitsvis' view of several latents over one text, with a selector: `values` is [tokens, latents]."""
     import circuitsvis
+    import torch
 
     safe = [visible(token).replace("<", "‹") for token in tokens]
     names = [label.replace("<", "‹") for label in labels]
-    figure = circuitsvis.tokens.colored_tokens_multi(safe, np.asarray(values, dtype=float), names)
+    figure = circuitsvis.tokens.colored_tokens_multi(safe, torch.as_tensor(values, dtype=torch.float32), names)
     return Html(figure.local_src)

@@ -28,7 +28,9 @@ FLAGS = [
 def chromium_path() -> str | None:
     """The browser to use: `COURSE_CHROMIUM`, or what is installed."""
     chosen = os.environ.get("COURSE_CHROMIUM")
-    return chosen or next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    return chosen or next(
+        (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
+    )
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +57,11 @@ class Record:
     def outside(self) -> list[str]:
         """Requests that left the machine."""
         local = ("127.0.0.1", "localhost", "")
-        return [u for u in self.requests if urlsplit(u).scheme not in ("data", "blob") and urlsplit(u).hostname not in (None, *local)]
+        return [
+            u
+            for u in self.requests
+            if urlsplit(u).scheme not in ("data", "blob") and urlsplit(u).hostname not in (None, *local)
+        ]
 
 
 @pytest.fixture

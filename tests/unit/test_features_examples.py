@@ -150,7 +150,7 @@ def test_scan_latents_is_cached_and_a_damaged_file_is_recomputed(tmp_path, monke
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
     model, sae, tokens = tiny_model(), tiny_sae(), tiny_tokens()
     first = scan_latents(model, sae, tokens, latents=[3, 7], progress=False)
-    (file,) = (tmp_path / "scan").glob("*.npz")
+    (file,) = (tmp_path / "features" / "scan").glob("*.npz")
     calls = []
     monkeypatch.setattr(sae, "encode", lambda x: calls.append(1) or torch.zeros(*x.shape[:2], 48), raising=False)
     again = scan_latents(model, sae, tokens, latents=[3, 7], progress=False)
@@ -160,7 +160,7 @@ def test_scan_latents_is_cached_and_a_damaged_file_is_recomputed(tmp_path, monke
     file.write_bytes(file.read_bytes()[:-10])
     scan_latents(model, sae, tokens, latents=[3, 7], progress=False)
     assert calls
-    assert len(list((tmp_path / "scan").glob("*.npz"))) == 1
+    assert len(list((tmp_path / "features" / "scan").glob("*.npz"))) == 1
 
 
 def test_stream_leaves_out_the_first_position_and_agrees_with_a_direct_run():

@@ -46,7 +46,7 @@ function word(text) {
 const shade = (share, hue = "--heat") => share > 0 ? `background:rgba(var(${hue}),${(0.1 + 0.8 * Math.min(share, 1)).toFixed(2)})` : null;
 function token(text, value, top, extra = "") {
   const share = top > 0 ? Math.abs(value) / top : 0;
-  return h("bdi.tok" + (share > 0.5 ? ".hot" : "") + extra, { style: shade(share, value < 0 ? "--cold" : "--heat"), "data-v": value, "data-t": text }, visible(text));
+  return h("bdi.tok" + (share > 0.5 ? ".hot" : "") + (about.bos && text === about.bos ? ".special" : "") + extra, { style: shade(share, value < 0 ? "--cold" : "--heat"), "data-v": value, "data-t": text }, visible(text));
 }
 
 /* ---- numbers ---- */
@@ -86,7 +86,7 @@ function chart({ counts, label, tick, colour, log, xTitle, yTitle, describe }) {
 function activationChart({ edges, counts }) {
   if (!counts.length) return h("p.note", null, "No firing to count.");
   const every = Math.max(1, Math.ceil(counts.length / 4)), tick = [];
-  for (let i = 0; i < edges.length; i += every) tick.push([i / counts.length, number(edges[i])]);
+  for (let i = 0; i < edges.length; i += every) tick.push([i / counts.length, number(+edges[i].toPrecision(2))]);
   return chart({ counts, tick, label: "Histogram of activations above zero", colour: () => "b", xTitle: "activation (log scale)", yTitle: "tokens",
     describe: (i, c) => `${number(edges[i])} to ${number(edges[i + 1])}: ${many(c)} token${c === 1 ? "" : "s"}` });
 }
@@ -206,6 +206,7 @@ function fillIndex() {
 }
 function moreRows() {
   const body = document.getElementById("rows");
+  if (!body) return; // the watcher may speak once more after the index is gone
   const part = state.order.slice(state.shown, state.shown + 100);
   state.shown += part.length;
   body.append(...part.map(indexRow));
@@ -224,7 +225,7 @@ function indexRow(row) {
 function exampleRow(example, top) {
   const [s, p] = example.at;
   return h("li.example", null,
-    h("span.value", { title: `sequence ${s}, position ${p}` }, number(example.v)),
+    h("span.value", { title: `sequence ${s}, position ${p}` }, example.v >= 1e5 ? number(example.v) : example.v.toPrecision(3)),
     h("div.text", { tabindex: 0, role: "group", "aria-label": `Example, activation ${number(example.v)}; arrow keys walk its tokens` },
       example.t.map((t, i) => token(t, example.a[i], top, i === example.p ? ".peak" : ""))));
 }
@@ -371,6 +372,7 @@ function go(to) {
 }
 function draw() {
   hideTip();
+  if (state.watcher) state.watcher.disconnect();
   const now = route();
   if (now.view === "latent") return drawLatent(now.id);
   state.view++;

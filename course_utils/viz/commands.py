@@ -1,0 +1,123 @@
+"""`course dashboard`: build a browsable dashboard of an SAE's latents, or serve it with the live views."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("sae", required=False)
+@click.option("--model", "model_name", default="smollm2-135m", show_default=True, help="The language model, by name.")
+@click.option("--out", type=click.Path(path_type=Path), help="An .html file for one page, or a folder for a site.")
+@click.option("--latents", help="Which latents: 12 or 12,99 or 0-255 (all of them by default).")
+@click.option(
+    "--tokens",
+    "n_tokens",
+    default=100_000,
+    show_default=True,
+    type=click.IntRange(min=128),
+    help="How much text to look for examples in.",
+)
+@click.option("--context", default=128, show_default=True, type=click.IntRange(8, 2048), help="Tokens a sequence.")
+@click.option(
+    "--labels",
+    "labels_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help='A JSON file: {"12": "rivers"}.',
+)
+@click.option("--serve", "live", is_flag=True, help="Serve it on this machine, with a sentence to try and steering.")
+@click.option("--port", default=0, show_default="a free one", type=click.IntRange(0, 65535))
+@click.option("--open/--no-open", "show", default=False, help="Open it in the browser.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def dashboard(
+    sae: str | None,
+    model_name: str,
+    out: Path | None,
+    latents: str | None,
+    n_tokens: int,
+    context: int,
+    labels_file: Path | None,
+    live: bool,
+    port: int,
+    show: bool,
+    as_json: bool,
+) -> None:
+    """Write (or serve) a dashboard of the latents of SAE: a shipped one by name, or a folder in SAELens' format.
+
+    \b
+    course dashboard                          all latents of the shipped middle layer, into ./dashboard
+    course dashboard --latents 12 --out 12.html   one latent, one file
+    course dashboard --serve                  the same site, and try sentences and steering
+    """
+    from course_utils import settings
+    from course_utils.lm import load_corpus, load_model, load_sae
+    from course_utils.viz.dashboard import build_dashboard
+
+    coder = load_sae(sae) if sae else load_sae()
+    labels = _labels(labels_file)
+    chosen = _numbers(latents, int(coder.W_dec.shape[0]))
+    if live and out is not None and out.suffix.lower() in (".html", ".htm"):
+        raise click.UsageError("--serve needs a site: give a folder as --out, or leave --out away")
+    single = chosen is not None and len(chosen) == 1
+    if out is None and live:
+        key = json.dumps([sae, model_name, latents, n_tokens, context, sorted(labels.items())])
+        out = settings.cache() / "dashboards" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    out = out or Path(f"latent_{chosen[0]}.html" if single and chosen else "dashboard")
+    click.echo("Loading the language model ...", err=True)
+    model = load_model(model_name)
+    tokens = corpus_tokens(load_corpus, model, n_tokens, context)
+    result = build_dashboard(out, model, coder, tokens, chosen[0] if single and chosen else chosen, labels=labels)
+    if as_json:
+        click.echo(json.dumps({"path": str(result.path), "latents": result.latents}))
+    elif not live:
+        click.echo(f"{result.latents} latents: {result.path}")
+    if live:
+        _serve(out, model, coder, labels, port, show)
+    elif show:
+        webbrowser.open(result.path.resolve().as_uri())
+
+
+def _serve(site: Path, model: Any, sae: Any, labels: dict[int, str], port: int, show: bool) -> None:
+    from course_utils.viz.server import create_app, listen, serve
+
+    app = create_app(site, model, sae, labels=labels)
+    try:
+        place = listen(port)
+    except OSError as error:
+        raise click.ClickException(f"port {port} is taken: choose another with --port, or leave it away") from error
+    address = f"http://127.0.0.1:{place.getsockname()[1]}/"
+    click.echo(f"{address}   (this machine only; Ctrl-C ends it)")
+    if show:
+        webbrowser.open(address)
+    serve(app, place)
+
+
+def _labels(path: Path | None) -> dict[int, str]:
+    if path is None:
+        return {}
+    try:
+        return {int(number): str(label) for number, label in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError) as error:
+        raise click.ClickException(f'{path} should hold JSON like {{"12": "rivers"}}: {error}') from error
+
+
+def _numbers(text: str | None, d_sae: int) -> list[int] | None:
+    """`"3,7-9"` to [3, 7, 8, 9]."""
+    if text is None:
+        return None
+    numbers: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.strip().partition("-")
+            numbers += range(int(first), int(last if dash else first) + 1)
+    except ValueError as error:
+        raise click.ClickException(f"--latents {text!r}: expected something like 12 or 3,7-9") from error
+    if not numbers or min(numbers) < 0 or max(numbers) >= d_sae:
+        raise click.ClickException(f"--latents {text!r}: latents lie in 0-{d_sae - 1}")
+    return list(dict.fromkeys(numbers))
