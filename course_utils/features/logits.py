@@ -147,5 +147,6 @@ def logit_effects(
         counts.scatter_add_(1, which, torch.ones_like(which))
         edges = low + width * torch.arange(bins + 1, device=effects.device)
         parts.append((top.indices, top.values, bottom.indices, bottom.values, counts, edges, effects.std(-1)))
-    joined = [torch.cat(columns).cpu() for columns in zip(*parts, strict=True)]
-    return LogitEffects(chosen, *joined, norm.measured)  # type: ignore[arg-type]
+    names = ("top_tokens", "top_values", "bottom_tokens", "bottom_values", "histogram", "edges", "deviation")
+    joined = {name: torch.cat(column).cpu() for name, column in zip(names, zip(*parts, strict=True), strict=True)}
+    return LogitEffects(latents=chosen, measured=norm.measured, **joined)

@@ -66,7 +66,7 @@ def clamp_latent(
 
     def hook(x: Float[Tensor, "batch context d"], hook: Any = None) -> Float[Tensor, "batch context d"]:
         now = sae.encode(x.float())[..., latents.to(x.device)]
-        change = (wanted.to(now) - now) @ sae.W_dec[latents.to(sae.W_dec.device)].to(now)
+        change = (wanted.to(now) - now) @ sae.W_dec.detach()[latents.to(sae.W_dec.device)].to(now)
         return x + (change * _positions(x, positions)[:, None]).to(x.dtype)
 
     return hook
