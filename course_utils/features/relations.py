@@ -70,19 +70,24 @@ def match_across(
         if a.tokens.shape != b.tokens.shape or not torch.equal(a.tokens, b.tokens):
             raise ValueError("the two streams must read the same tokens in the same batches")
         both = a.counted & b.counted
-        fa = a.acts[both].double().cpu()
-        fb = b.acts[both].double().cpu()
-        parts = [fa.sum(0), fa.pow(2).sum(0), fb.sum(0), fb.pow(2).sum(0)]
-        product = (sparse.csr_matrix(fa.T.numpy()) @ sparse.csr_matrix(fb.numpy())).toarray()
-        cross = product if cross is None else cross + product
-        sums = [p.numpy() for p in parts] if not sums else [s + p.numpy() for s, p in zip(sums, parts)]
+        fa, fb = a.acts[both].float().cpu(), b.acts[both].float().cpu()
+        new = [x.sum(0, dtype=torch.double).numpy() for x in (fa, fa**2, fb, fb**2)]
+        sums = [s + x for s, x in zip(sums, new, strict=True)] if sums else new
+        product = (sparse.csr_matrix(fa.T.numpy()) @ sparse.csr_matrix(fb.numpy())).tocoo()
+        cross = np.zeros(product.shape, np.float32) if cross is None else cross
+        cross[product.row, product.col] += product.data
         seen += int(both.sum())
     if cross is None or seen == 0:
         raise ValueError("no text to compare: the streams were empty")
     mean_a, square_a, mean_b, square_b = (s / seen for s in sums)
     deviation_a = np.sqrt(np.maximum(square_a - mean_a**2, 0))
     deviation_b = np.sqrt(np.maximum(square_b - mean_b**2, 0))
-    scale = deviation_a[:, None] * deviation_b
-    correlation = np.where(scale > 0, cross / seen - mean_a[:, None] * mean_b, 0) / np.where(scale > 0, scale, 1)
-    best = np.argsort(-correlation, axis=1, kind="stable")[:, :k]
-    return best, np.take_along_axis(correlation, best, axis=1)
+    best = np.zeros((len(mean_a), min(k, len(mean_b))), dtype=np.int64)
+    value = np.zeros(best.shape)
+    for row in range(len(mean_a)):
+        scale = deviation_a[row] * deviation_b
+        covariance = cross[row] / seen - mean_a[row] * mean_b
+        correlation = np.where(scale > 0, covariance / np.where(scale > 0, scale, 1), 0.0)
+        best[row] = np.argsort(-correlation, kind="stable")[:k]
+        value[row] = correlation[best[row]]
+    return best, value

@@ -10,7 +10,13 @@ _WHERE = {
     "build_dashboard": "dashboard",
     "colored_tokens": "tokens",
     "colored_tokens_multi": "tokens",
+    "density_figure": "features",
     "examples_html": "tokens",
+    "logit_figure": "features",
+    "related_links": "dashboard",
+    "scores_figure": "features",
+    "sentence_figure": "features",
+    "token_share_figure": "features",
     "token_heatmap_html": "tokens",
 }
 

@@ -12,7 +12,7 @@ import click
 
 
 @click.command()
-@click.argument("sae", required=False)
+@click.argument("saes", metavar="[SAE]...", nargs=-1)
 @click.option("--model", "model_name", default="smollm2-135m", show_default=True, help="The language model, by name.")
 @click.option("--out", type=click.Path(path_type=Path), help="An .html file for one page, or a folder for a site.")
 @click.option("--latents", help="Which latents: 12 or 12,99 or 0-255 (all of them by default).")
@@ -36,7 +36,7 @@ import click
 @click.option("--open/--no-open", "show", default=False, help="Open it in the browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def dashboard(
-    sae: str | None,
+    saes: tuple[str, ...],
     model_name: str,
     out: Path | None,
     latents: str | None,
@@ -48,39 +48,57 @@ def dashboard(
     show: bool,
     as_json: bool,
 ) -> None:
-    """Write (or serve) a dashboard of the latents of SAE: a shipped one by name, or a folder in SAELens' format.
+    """Write (or serve) a dashboard of an SAE's latents: a shipped SAE by name, or a folder in SAELens' format.
+
+    With several SAEs each gets a folder of its own, and latents link to those that fire like them in the others.
 
     \b
-    course dashboard                          all latents of the shipped middle layer, into ./dashboard
+    course dashboard                              the shipped SAE, all latents, into ./dashboard
     course dashboard --latents 12 --out 12.html   one latent, one file
-    course dashboard --serve                  the same site, and try sentences and steering
+    course dashboard EARLY LATE --out layers      two sites that link to each other
+    course dashboard --serve                      the site, and try sentences and steering
     """
     from course_utils import settings
     from course_utils.lm import load_corpus, load_model, load_sae
     from course_utils.viz.dashboard import build_dashboard
 
-    coder = load_sae(sae) if sae else load_sae()
+    if live and (len(saes) > 1 or (out is not None and out.suffix.lower() in (".html", ".htm"))):
+        raise click.UsageError("--serve takes one SAE and a folder as --out (or neither)")
+    coders = {Path(name).name: load_sae(name) for name in saes} or {"": load_sae()}
     labels = _labels(labels_file)
-    chosen = _numbers(latents, int(coder.W_dec.shape[0]))
-    if live and out is not None and out.suffix.lower() in (".html", ".htm"):
-        raise click.UsageError("--serve needs a site: give a folder as --out, or leave --out away")
-    single = chosen is not None and len(chosen) == 1
+    chosen = _numbers(latents, min(int(coder.W_dec.shape[0]) for coder in coders.values()))
+    one = chosen[0] if chosen is not None and len(chosen) == 1 and not live else None
     if out is None and live:
-        key = json.dumps([sae, model_name, latents, n_tokens, context, sorted(labels.items())])
+        key = json.dumps([saes, model_name, latents, n_tokens, context, sorted(labels.items())])
         out = settings.cache() / "dashboards" / hashlib.sha256(key.encode()).hexdigest()[:16]
-    out = out or Path(f"latent_{chosen[0]}.html" if single and chosen else "dashboard")
+    out = out or Path("dashboard" if one is None or len(coders) > 1 else f"latent_{one}.html")
     click.echo("Loading the language model ...", err=True)
     model = load_model(model_name)
-    tokens = corpus_tokens(load_corpus, model, n_tokens, context)
-    result = build_dashboard(out, model, coder, tokens, chosen[0] if single and chosen else chosen, labels=labels)
+    tokens = _tokens(load_corpus, model, n_tokens, context)
+    built = []
+    for name, coder in coders.items():
+        many = len(coders) > 1
+        links = _links(model, name, coders, tokens) if many else None
+        which = chosen if one is None or many else one
+        built.append(
+            build_dashboard(out / name if many else out, model, coder, tokens, which, labels=labels, related=links)
+        )
     if as_json:
-        click.echo(json.dumps({"path": str(result.path), "latents": result.latents}))
+        click.echo(json.dumps([{"path": str(d.path), "latents": d.latents} for d in built]))
     elif not live:
-        click.echo(f"{result.latents} latents: {result.path}")
+        for made in built:
+            click.echo(f"{made.latents} latents: {made.path}")
     if live:
-        _serve(out, model, coder, labels, port, show)
+        _serve(out, model, next(iter(coders.values())), labels, port, show)
     elif show:
-        webbrowser.open(result.path.resolve().as_uri())
+        webbrowser.open(built[0].path.resolve().as_uri())
+
+
+def _links(model: Any, name: str, coders: dict[str, Any], tokens: Any) -> dict[int, list[dict[str, Any]]]:
+    from course_utils.viz.dashboard import related_links
+
+    others = {other: (coder, f"../{other}/index.html") for other, coder in coders.items() if other != name}
+    return related_links(model, coders[name], others, tokens[: max(1, 50_000 // tokens.shape[1])])
 
 
 def _serve(site: Path, model: Any, sae: Any, labels: dict[int, str], port: int, show: bool) -> None:

@@ -30,7 +30,9 @@ from course_utils.features import (
     LogitEffects,
     final_norm,
     hook_name_of,
+    latent_stream,
     logit_effects,
+    match_across,
     nearest_decoder_neighbours,
     scan_latents,
     token_strings,
@@ -384,3 +386,39 @@ def _write_data(work: Path, name: str, data: Any) -> None:
     """A script rather than JSON: a page opened from disk may load scripts beside it but not fetch files."""
     text = f"courseDashboard({json.dumps(name)},{to_json(data)});\n"
     (work / "data" / f"{name}.js").write_text(text, encoding="utf-8")
+
+
+def related_links(
+    model: Any,
+    sae: Any,
+    others: Mapping[str, tuple[Any, str]],
+    tokens: Int[Tensor, "sequences context"],
+    *,
+    at_least: float = 0.3,
+    k: int = 1,
+    labels: Mapping[str, Mapping[int, str]] | None = None,
+    progress: bool = False,
+) -> dict[int, list[dict[str, Any]]]:
+    """Links from each latent to the latents of other SAEs that fire most like it over the same text: the same concept at
+    other layers.
+
+    Args:
+        others: by name, the SAE and where its dashboard lives (`"../layer-5/index.html"`, relative to this one).
+        at_least: correlations below this are not shown; two unrelated sparse latents have about 0.
+        k: links to each other SAE.
+
+    Returns:
+        what `build_dashboard(related=...)` takes.
+    """
+    links: dict[int, list[dict[str, Any]]] = {}
+    for name, (other, address) in others.items():
+        ours = latent_stream(model, sae, tokens, progress=progress)
+        best, value = match_across(ours, latent_stream(model, other, tokens), k)
+        known = (labels or {}).get(name, {})
+        for latent, (columns, scores) in enumerate(zip(best, value, strict=True)):
+            for column, score in zip(columns.tolist(), scores.tolist(), strict=True):
+                if score >= at_least:
+                    text = f"{name} · {column}" + (f" · {known[column]}" if column in known else "")
+                    link = {"text": text, "href": f"{address}#/latent/{column}", "score": round(score, 3)}
+                    links.setdefault(latent, []).append(link)
+    return links

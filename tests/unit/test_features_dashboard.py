@@ -12,7 +12,7 @@ from features_tiny import tiny_model, tiny_sae, tiny_tokenizer, tiny_tokens
 from course_utils.features import max_activating_examples, scan_latents
 from course_utils.viz import tokens as T
 from course_utils.viz.commands import _labels, _numbers
-from course_utils.viz.dashboard import build_dashboard, latent_records, marker_of, to_json
+from course_utils.viz.dashboard import build_dashboard, latent_records, marker_of, related_links, to_json
 
 
 def build(out, latents, **options):
@@ -122,3 +122,35 @@ def test_command_line_parts(tmp_path):
     file.write_text("[1]")
     with pytest.raises(click.ClickException, match="rivers"):
         _labels(file)
+
+
+def test_related_links_point_at_the_same_latent_of_a_copy(tmp_path):
+    model, tokens = tiny_model(), tiny_tokens(20)
+    links = related_links(
+        model, tiny_sae(), {"copy": (tiny_sae(), "../copy/index.html")}, tokens, labels={"copy": {3: "c"}}
+    )
+    assert links[3] == [{"text": "copy · 3 · c", "href": "../copy/index.html#/latent/3", "score": 1.0}]
+    assert all(link[0]["href"].endswith(f"/{latent}") for latent, link in links.items())
+
+
+def test_figures_have_titles_and_axis_names():
+    import torch
+
+    from course_utils import features as F
+    from course_utils.viz import density_figure, logit_figure, scores_figure, sentence_figure, token_share_figure
+
+    heat = F.sentence_heatmap(tiny_model(), tiny_sae(), "the river\n", k=3)
+    score = F.score_explanation(F.mentions("a"), ["a", "b", "a", "b"], [1, 0, 1, 0], repeats=20)
+    tokens = torch.randint(0, 5, (6, 9))
+    figures = [
+        sentence_figure(heat, {heat.latents[0]: "first"}),
+        density_figure(np.array([0.0, 1e-4, 0.2])),
+        logit_figure([" a", "\n"], [1.0, -1.0], "Raised and lowered"),
+        token_share_figure({"early": F.token_only_share(tokens, torch.rand(6, 9, 2))}),
+        scores_figure({"rivers": score}),
+    ]
+    for figure in figures:
+        assert figure.layout.title.text
+        assert figure.layout.xaxis.title.text
+        figure.to_json()
+    assert "1 never fired" in figures[1].layout.title.text
