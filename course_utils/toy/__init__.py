@@ -20,6 +20,7 @@ from course_utils.toy.geometry import (
     name_geometry,
     polysemanticity_of_neurons,
     represented_features,
+    superposition_onset,
     superposition_per_feature,
 )
 from course_utils.toy.models import AbsModel, NeuronModel, ToyModel, importance_weighted_loss
@@ -86,6 +87,7 @@ __all__ = [
     "phase_names",
     "polysemanticity_of_neurons",
     "represented_features",
+    "superposition_onset",
     "superposition_per_feature",
     "theoretical_phase_diagram",
     "train_toy_model",

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 REPRESENTED = 0.5
@@ -41,6 +41,22 @@ def superposition_per_feature(W: Float[Tensor, "instances d_hidden features"]) -
     """
     represented = represented_features(W)
     return FeatureOverlap(represented, (_overlaps(W).sum(dim=-1) - represented).clamp(min=0))
+
+
+def superposition_onset(
+    W: Float[Tensor, "instances d_hidden features"], feature_probability: Float[Tensor, " instances"]
+) -> tuple[Int[Tensor, " instances"], float]:
+    """How many features each instance represents (||W_i||^2 > 1/2), and where superposition begins in a sweep.
+
+    The onset is the largest feature probability whose instance represents more features than it has dimensions; 0.0 if none does.
+
+    Example:
+        >>> W = torch.tensor([[[1.0, 0.0]], [[1.0, -1.0]]])
+        >>> superposition_onset(W, torch.tensor([1.0, 0.1]))
+        (tensor([1, 2]), 0.10000000149011612)
+    """
+    counts = (represented_features(W) > REPRESENTED).sum(dim=1)
+    return counts, max(feature_probability[counts > W.shape[1]].tolist(), default=0.0)
 
 
 def feature_dimensionality(W: Float[Tensor, "instances d_hidden features"]) -> Float[Tensor, "instances features"]:

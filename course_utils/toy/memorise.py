@@ -73,6 +73,21 @@ def memorise(config: MemoriseConfig, progress: bool = False) -> Memorised:
         return Memorised(config, W.detach(), b.detach(), (x[:2_000] @ W.T), _loss(x[:5_000], W, b), _loss(fresh, W, b))
 
 
+def train_on_points(
+    x: Float[Tensor, "points features"], d_hidden: int, steps: int, lr: float, weight_decay: float
+) -> tuple[Float[Tensor, "d_hidden features"], Float[Tensor, " features"]]:
+    """The plain loop of lesson 03: train h = W x, x_hat = ReLU(W^T h + b) on the same points in every step; returns W and b."""
+    W = (torch.randn(d_hidden, x.shape[1]) * (2 / (d_hidden + x.shape[1])) ** 0.5).requires_grad_()
+    b = torch.zeros(x.shape[1], requires_grad=True)
+    optimizer = torch.optim.AdamW([W, b], lr=lr, weight_decay=weight_decay)
+    for _ in range(steps):
+        loss = ((x @ W.T @ W + b).relu() - x).square().sum(dim=-1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return W.detach(), b.detach()
+
+
 def _gradients(x: Tensor, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the mean loss by hand: with g = 2 (x_hat - x) [x_hat > 0] / T,  db = sum g,  dW = h^T g + (g W^T)^T x."""
     h = x @ W.T

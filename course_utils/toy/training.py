@@ -53,28 +53,29 @@ def schedule_named(name: str | Schedule) -> Schedule:
 def optimize(
     model: nn.Module,
     sample: Callable[[], Float[Tensor, "instances batch features"]],
-    importance: Float[Tensor, "instances features"],
+    loss_fn: Callable[[Tensor, Tensor], Float[Tensor, " instances"]],
     steps: int,
     lr: float = 1e-3,
     schedule: str = "constant",
 ) -> Float[Tensor, "steps instances"]:
     """Train `model` in place with Adam on a fresh batch each step; returns every instance's loss at every step.
 
-    The plain loop of lesson 02. `sample()` gives the next batch; step t (from 0) uses `lr * schedule(t, steps)`.
+    The plain loop of lesson 02. `sample()` gives the next batch, `loss_fn(x, x_hat)` one loss per instance; step t (from 0) uses
+    the learning rate `lr * schedule(t, steps)`, with `schedule` one of `constant`, `linear`, `cosine`.
     """
     factor = schedule_named(schedule)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     losses = []
-    for step in range(steps):
+    for step in tqdm(range(steps), desc="training", leave=False, mininterval=0.5, delay=2):
         for group in optimizer.param_groups:
             group["lr"] = lr * factor(step, steps)
         x = sample()
-        loss = importance_weighted_loss(x, model(x), importance)
+        loss = loss_fn(x, model(x))
         optimizer.zero_grad()
         loss.sum().backward()
         optimizer.step()
         losses.append(loss.detach())
-    return torch.stack(losses) if losses else torch.zeros(0, importance.shape[0])
+    return torch.stack(losses)
 
 
 @dataclass

@@ -171,15 +171,15 @@ def phase_diagrams(diagram: PhaseDiagram, title: str, *, subtitle: str = "") -> 
     for column, phase in enumerate((diagram.theory.phase, diagram.phase), start=1):
         figure.add_trace(_phase_heat(x, y, phase), row=1, col=column)
     wrong = _numpy((diagram.phase != diagram.theory.phase) & diagram.away)
-    row, column = np.nonzero(wrong)
+    rows, columns = np.nonzero(wrong)
     cross = {"symbol": "x-thin", "size": 7, "color": "black", "line": {"width": 1.5}}
     figure.add_scatter(
-        x=x[column],
-        y=y[row],
+        x=x[columns],
+        y=y[rows],
         mode="markers",
         marker=cross,
         name="differs, away from boundaries",
-        showlegend=bool(len(row)),
+        showlegend=bool(len(rows)),
         row=1,
         col=2,
     )

@@ -75,7 +75,14 @@ def test_the_plain_loop_and_the_fast_loop_reach_the_same_loss():
     p = config.probabilities()
     plain = ToyModel(config, gen())
     data = gen(1)
-    optimize(plain, lambda: generate_batch(256, p, data), config.importances(), 1500, 0.01, "cosine")
+    optimize(
+        plain,
+        sample=lambda: generate_batch(256, p, data),
+        loss_fn=lambda x, x_hat: importance_weighted_loss(x, x_hat, config.importances()),
+        steps=1500,
+        lr=0.01,
+        schedule="cosine",
+    )
     fast = train(config, steps=1500, lr=0.01)
     x = generate_batch(50_000, p, gen(5))
     losses = [importance_weighted_loss(x, m(x), config.importances()).min().item() for m in (plain, fast.model)]
