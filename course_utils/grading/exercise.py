@@ -38,9 +38,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from course_utils.grading import observe as ob
 from course_utils.grading.judge import Close, Rule, case_problem, same_behaviour
@@ -167,7 +171,8 @@ class Exercise:
     def _wrong_kind(self, candidate: Any) -> str | None:
         if callable(self.reference) and not callable(candidate):
             wanted = "a class" if inspect.isclass(self.reference) else "a function"
-            return f"`{self.answer}` should be {wanted}, but it is {type(candidate).__name__}."
+            kind = type(candidate).__name__
+            return f"`{self.answer}` should be {wanted}, but it is {kind}. Pass {wanted} itself, without calling it."
         if inspect.isclass(self.reference) and inspect.isfunction(candidate):
             return f"`{self.answer}` should be a class, but it is a function."
         return None
@@ -176,12 +181,23 @@ class Exercise:
 
     def grade(self, candidate: Any, seed: int = 0) -> Verdict:
         """Observe and judge in this process (feedback, not a trusted grade). Text is taken as the answer's source code."""
-        if isinstance(candidate, str) and not isinstance(self.reference, str):
-            candidate = _run_source(candidate, self.answer, self.id)
+        if type(candidate) is str and not isinstance(self.reference, str):
+            try:
+                candidate = _run_source(candidate, self.answer, self.id)
+            except NotImplementedError:
+                return self.blank_verdict()
+            except Exception as error:
+                text = f"the text given as the answer does not run as code: {type(error).__name__}: {error}"
+                return self.error_verdict(f"{text}. Pass `{self.answer}` itself, not its name.")
         return self.judge(self.observe(candidate, seed), seed)
 
     def judge(self, observations: Observations, seed: int = 0) -> Verdict:
         """Compare observations (from any process) with the reference's on the same seed."""
+        with warnings.catch_warnings(), np.errstate(all="ignore"):  # infinities in answers are judged, not warned about
+            warnings.simplefilter("ignore")
+            return self._judge(observations, seed)
+
+    def _judge(self, observations: Observations, seed: int) -> Verdict:
         missing = Observation(failure=ob.Failure(ob.MISSING, "nothing was recorded for this part"))
         raw = {name: observations.get(name, missing) for name in self.cases}
         if all(seen.failure and seen.failure.kind == ob.NOT_ATTEMPTED for seen in raw.values()):
@@ -210,12 +226,13 @@ class Exercise:
 
     def _verdict(self, results: list[CaseResult], got: Observations, mistake: Mistake | None) -> Verdict:
         passed = all(result.passed for result in results)
-        score = round(sum(result.points for result in results), 2)
+        # down to whole hundredths, so that a part never rounds up to the whole
+        score = math.floor(100 * sum(result.points for result in results) + 1e-6) / 100
         if any(spec.essential and not r.passed for spec, r in zip(self.cases.values(), results)):
             score = 0.0
         if passed:
             status, score = PASSED, self.points
-        elif all(seen.failure for seen in got.values()):
+        elif all(seen.failure for seen in got.values()) and any(_stopped(seen) for seen in got.values()):
             status, score = ERROR, 0.0
         else:
             status = PARTIAL if score > 0 else FAILED
@@ -293,6 +310,10 @@ def is_blank(candidate: Any) -> bool:
     return candidate is None or candidate is Ellipsis
 
 
+def _stopped(seen: Observation) -> bool:
+    return seen.failure is not None and seen.failure.kind in (ob.RAISED, ob.SIGNATURE, ob.TOO_SLOW, ob.INTERRUPTED)
+
+
 def _sentences(results: list[CaseResult], mistake: Mistake | None) -> list[str]:
     lines = [mistake.explanation] if mistake else []
     agree = [result.name for result in results if result.passed]
@@ -313,10 +334,8 @@ def _sentences(results: list[CaseResult], mistake: Mistake | None) -> list[str]:
 def _run_source(source: str, answer: str, exercise_id: str) -> Any:
     """Run an answer cell's source by itself, with the usual imports at hand, and give back the object it defines."""
     import linecache
-    import math
 
     import einops
-    import numpy as np
     import torch
     from torch import Tensor, nn
     from torch.nn import functional as F

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import inspect
 import io
 import linecache
 import random
+import re
 import signal
 import sys
 import sysconfig
@@ -16,6 +19,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +71,15 @@ class _Stop(BaseException):
     """Raised inside learner code when its time is up; not an Exception, so that `except Exception` cannot swallow it."""
 
 
+class _Bounded(io.StringIO):
+    """Keeps the first 10,000 characters: a loop that prints must not fill the memory."""
+
+    def write(self, text: str, /) -> int:
+        if self.tell() < 10_000:
+            super().write(text[:10_000])
+        return len(text)
+
+
 class ReturnedNothing(Exception):
     """The learner's function gave None where a value is needed."""
 
@@ -112,10 +125,11 @@ Case = Callable[[Any, Draw], Any]
 def observe_case(case: Case, name: str, candidate: Any, seed: int, reference: Any = None) -> Observation:
     """Run one case. Exceptions, prints, warnings, in-place changes and endless loops of learner code become data."""
     draw = Draw(seed, name)
-    printed = io.StringIO()
+    printed = _Bounded()
     try:
-        with _quiet(printed), _own_randomness(draw.seed):
-            value = case(watched(candidate), draw)
+        with _quiet(printed), _own_state(draw.seed):
+            with _stoppable():
+                value = case(watched(candidate), draw)
             if draw.mutated():
                 return Observation(
                     failure=Failure(
@@ -124,18 +138,16 @@ def observe_case(case: Case, name: str, candidate: Any, seed: int, reference: An
                     )
                 )
             return Observation(values=flatten(value))
-    except NotImplementedError as error:
-        return Observation(failure=Failure(NOT_ATTEMPTED, str(error) or "not written yet"))
     except _Stop as stop:
-        return Observation(failure=_failure(stop, TOO_SLOW, candidate, str(stop)))
+        return Observation(failure=_failure(stop, TOO_SLOW, case, candidate, str(stop)))
     except KeyboardInterrupt as stop:
-        return Observation(failure=_failure(stop, INTERRUPTED, candidate, "stopped while your code was running."))
+        return Observation(failure=_failure(stop, INTERRUPTED, case, candidate, "stopped while your code was running."))
     except ReturnedNothing as error:
         said = printed.getvalue().strip()
         more = f" It printed {_short(said, 60)!r}, but printing is not returning." if said else ""
         return Observation(failure=Failure(RETURNED_NOTHING, f"{error}{more}", "ReturnedNothing"))
-    except (Exception, SystemExit) as error:
-        return Observation(failure=_explain(error, candidate, reference))
+    except BaseException as error:  # SystemExit and the learner's own kinds too: whatever it is, it is an observation
+        return Observation(failure=_explain(error, case, candidate, reference))
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Leaf]:
@@ -154,11 +166,14 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Leaf]:
 
 def to_leaf(value: Any) -> Leaf:
     """A plain copy of one value: tensors and number lists become numpy arrays; anything unknown is a TypeError."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or type(value) in (bool, int, float, str):
         return value
+    for plain, convert in ((float, float.__float__), (int, int.__int__), (str, str.__str__)):
+        if issubclass(type(value), plain):  # a subclass may lie about being equal: keep what it holds, not what it does
+            return convert(value)
     if isinstance(value, (np.bool_, np.integer, np.floating)):
         return value.item()
-    array = _to_numpy(value)
+    array = np.array(_to_numpy(value))  # a copy: later changes by the learner's code do not reach it
     if array.dtype.kind not in "biufU":
         raise TypeError(f"expected numbers, got a {type(value).__name__} holding {array.dtype}")
     return array
@@ -180,18 +195,43 @@ def watched(candidate: Any) -> Any:
     return call
 
 
+_learner_runs = threading.local()
+RING_AGAIN = 0.5
+"""Seconds between rings: code that swallows one (`except:` inside a loop) is asked again."""
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """The stretch in which a time limit may strike: the learner's code, never the engine's own."""
+    _learner_runs.now = True
+    try:
+        yield
+    finally:
+        _learner_runs.now = False
+
+
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Stop learner code after `seconds` of wall clock. Only the main thread can be stopped; elsewhere this does nothing."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
+    """Stop learner code inside `observe_case` after `seconds` of wall clock, in any thread and on any system.
 
+    The main thread of a Unix process is stopped by a signal, which also ends waiting; elsewhere (threads, Windows) the
+    stop comes between two steps of Python code, so a single call into compiled code runs to its end first.
+    """
+    message = f"still running after {seconds:g} s, so it was stopped. Is there a loop that never ends?"
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    watch = _signal_limit if in_main_thread and hasattr(signal, "setitimer") else _thread_limit
+    with watch(seconds, message):
+        yield
+
+
+@contextlib.contextmanager
+def _signal_limit(seconds: float, message: str) -> Iterator[None]:
     def ring(signum: int, frame: Any) -> None:
-        raise _Stop(f"still running after {seconds:g} s, so it was stopped. Is there a loop that never ends?")
+        if getattr(_learner_runs, "now", False):
+            raise _Stop(message)
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, RING_AGAIN)
     try:
         yield
     finally:
@@ -200,11 +240,36 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet(printed: io.StringIO) -> Iterator[None]:
+def _thread_limit(seconds: float, message: str) -> Iterator[None]:
+    # Python raises an exception class in another thread; the message travels in the class
+    stop = type("_Stop", (_Stop,), {"__init__": lambda self: _Stop.__init__(self, message)})
+    thread, over = threading.get_ident(), threading.Event()
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    state = _learner_runs.__dict__  # of this thread; the watcher has its own
+
+    def watch() -> None:
+        wait = seconds
+        while not over.wait(wait):
+            if state.get("now", False):
+                raise_in(ctypes.c_ulong(thread), ctypes.py_object(stop))
+            wait = RING_AGAIN
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        raise_in(ctypes.c_ulong(thread), None)  # one that was on its way
+
+
+@contextlib.contextmanager
+def _quiet(printed: _Bounded) -> Iterator[None]:
     # nbgrader gives no points to a cell that writes to stderr, and progress bars write there: swallow both streams.
     with (
         contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.redirect_stderr(_Bounded()),
         warnings.catch_warnings(),
         np.errstate(all="ignore"),
     ):
@@ -213,99 +278,140 @@ def _quiet(printed: io.StringIO) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Seed every global generator for a case, and give the notebook its own random state back afterwards."""
+def _own_state(seed: int) -> Iterator[None]:
+    """Seed every global generator for a case, with gradients on and float32 the default; afterwards all is as it was."""
     torch = sys.modules.get("torch")
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     if torch:
+        torch_before = torch.get_rng_state(), torch.is_grad_enabled(), torch.get_default_dtype()
         torch.manual_seed(seed)
+        torch.set_grad_enabled(True)
+        torch.set_default_dtype(torch.float32)
     try:
         yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         if torch:
-            torch.set_rng_state(before[2])
+            torch.set_rng_state(torch_before[0])
+            torch.set_grad_enabled(torch_before[1])
+            torch.set_default_dtype(torch_before[2])
 
 
-def _explain(error: BaseException, candidate: Any, reference: Any) -> Failure:
-    frame = _learner_frame(error, candidate)
-    message = f"{type(error).__name__}: {_short(str(error), 400)}"
-    if frame is None:
-        if isinstance(error, TypeError) and "argument" in str(error):
-            return Failure(SIGNATURE, _signature_sentence(error, candidate, reference), "TypeError")
-        if "does not require grad" in str(error):
-            text = "no gradient flows through your result. Is something detached, rebuilt with `torch.tensor`, or under `no_grad`?"
-            return Failure(UNREADABLE, text, "NoGradient")
-        if "NoneType" in str(error):
-            text = "a result is None where a value is needed. Is a `return` missing?"
-            return Failure(RETURNED_NOTHING, text, type(error).__name__)
-        return Failure(UNREADABLE, f"what your code returned could not be used. {message}", type(error).__name__)
-    return _failure(error, RAISED, candidate, message)
+_CALL_MISMATCH = re.compile(
+    r"missing \d+ required|unexpected keyword argument|positional arguments? but|multiple values for argument"
+    r"|takes no arguments|takes exactly|no keyword arguments"
+)
 
 
-def _failure(error: BaseException, kind: str, candidate: Any, message: str) -> Failure:
-    frame = _learner_frame(error, candidate)
+def _explain(error: BaseException, case: Case, candidate: Any, reference: Any) -> Failure:
+    frame = _learner_frame(error, case, candidate)
+    kind, said = type(error).__name__, _said(error)
+    message = f"{kind}: {_short(said, 400)}"
+    if isinstance(error, NotImplementedError) and _raised_by_learner(error, case, candidate):
+        return Failure(NOT_ATTEMPTED, said or "not written yet")
+    if isinstance(error, SystemExit):
+        return _failure(error, RAISED, case, candidate, "your code calls `exit()`, which would end the notebook.")
+    if frame is not None:
+        return _failure(error, RAISED, case, candidate, message)
+    if isinstance(error, TypeError) and _CALL_MISMATCH.search(said):
+        return Failure(SIGNATURE, _signature_sentence(said, candidate, reference), "TypeError")
+    if "does not require grad" in said:
+        text = "no gradient flows through your result. Is something detached, rebuilt with `torch.tensor`, or under `no_grad`?"
+        return Failure(UNREADABLE, text, "NoGradient")
+    if "NoneType" in said:
+        return Failure(RETURNED_NOTHING, "a result is None where a value is needed. Is a `return` missing?", kind)
+    return Failure(UNREADABLE, f"what your code returned could not be used. {message}", kind)
+
+
+def _failure(error: BaseException, kind: str, case: Case, candidate: Any, message: str) -> Failure:
+    frame = _learner_frame(error, case, candidate)
     if frame is None:
         return Failure(kind, message, type(error).__name__)
     line, number, scope = frame
     return Failure(kind, message, type(error).__name__, f"line {number}: {line}", _shapes(scope, line))
 
 
-def _learner_frame(error: BaseException, candidate: Any) -> tuple[str, int, dict[str, Any]] | None:
-    """The innermost line of code that is neither this package's nor a library's: the learner's own."""
-    own_files = _files_of(candidate)
+def _learner_frame(error: BaseException, case: Case, candidate: Any) -> tuple[str, int, dict[str, Any]] | None:
+    """The innermost line of code that is neither this package's nor a library's nor the probe's: the learner's own."""
     found = None
     for frame, number in traceback.walk_tb(error.__traceback__):
-        name = frame.f_code.co_filename
-        if name in own_files or not _is_library(name):
-            found = (
-                linecache.getline(name, number).strip() or "(source not at hand)",
-                number,
-                frame.f_locals,
-            )
+        if _is_learners(frame.f_code, case, candidate):
+            line = linecache.getline(frame.f_code.co_filename, number).strip()
+            found = (line or "(source not at hand)", number, frame.f_locals)
     return found
 
 
+def _raised_by_learner(error: BaseException, case: Case, candidate: Any) -> bool:
+    """Whether the learner's own line raised it: a stub does; a library that lacks something raises it one call deeper."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and _is_learners(frames[-1].f_code, case, candidate)
+
+
+def _is_learners(code: types.CodeType, case: Case, candidate: Any) -> bool:
+    # Known mistakes stand in the file of the probe: their own code counts, the rest of that file does not.
+    if code in _codes_of(candidate):
+        return True
+    return code.co_filename != getattr(case, "__code__", code).co_filename and not _is_library(code.co_filename)
+
+
 _LIBRARY_ROOTS = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-_PACKAGE_ROOT = __file__.rsplit("/grading/", 1)[0]
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
 
 
 def _is_library(filename: str) -> bool:
     return filename.startswith(("<frozen", "<__array_function__", *_LIBRARY_ROOTS, _PACKAGE_ROOT))
 
 
-def _files_of(candidate: Any) -> set[str]:
+def _codes_of(candidate: Any) -> set[types.CodeType]:
+    """The code of a function, or of all methods of a class, with the functions defined inside."""
     members = [candidate, *vars(candidate).values()] if isinstance(candidate, type) else [candidate]
-    codes = [getattr(member, "__code__", None) for member in members]
-    return {code.co_filename for code in codes if code is not None}
+    found: set[types.CodeType] = set()
+    for member in members:
+        for part in (member, *(inspect.getattr_static(member, name, None) for name in ("fget", "fset", "__func__"))):
+            if isinstance(part, types.FunctionType):
+                _add_codes(inspect.unwrap(part).__code__, found)
+    return found
+
+
+def _add_codes(code: types.CodeType, found: set[types.CodeType]) -> None:
+    found.add(code)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            _add_codes(constant, found)
 
 
 def _shapes(scope: Mapping[str, Any], line: str) -> str:
     """Arrays in scope, those named on the failing line first, six at most."""
     found = []
     for name, value in scope.items():
-        shape = getattr(value, "shape", None)
-        if shape is not None and hasattr(value, "dtype"):
+        with contextlib.suppress(Exception):  # a learner's object may answer anything when asked for its shape
             kind = str(value.dtype).replace("torch.", "")
-            found.append((name not in line, name, f"{name}: {kind} {list(shape)}"))
+            found.append((name not in line, name, f"{name}: {_short(kind, 40)} {[int(n) for n in value.shape]}"))
     return "\n".join(text for _, _, text in sorted(found)[:6])
 
 
-def _signature_sentence(error: BaseException, candidate: Any, reference: Any) -> str:
-    import inspect
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a learner's exception whose own text raises
+        return ""
 
+
+def _signature_sentence(said: str, candidate: Any, reference: Any) -> str:
     def shown(thing: Any) -> str:
         try:
             parameters = inspect.signature(thing).parameters.values()
-        except (TypeError, ValueError):
+        except Exception:  # builtins have none; a learner's object may raise anything
             return "(...)"
         return "(" + ", ".join(str(p).split(":")[0].split("=")[0].strip() for p in parameters) + ")"
 
-    name = getattr(candidate, "__name__", "it")
-    text = f"`{name}` could not be called: {_short(str(error), 200)}."
+    name = "it"
+    with contextlib.suppress(Exception):
+        name = str(candidate.__name__)
+    text = f"`{name}` could not be called: {_short(said, 200)}."
     if reference is not None:
         text += f" It is called as `{name}{shown(reference)}`; yours takes `{shown(candidate)}`."
     return text
