@@ -903,6 +903,8 @@ def _(f, draw):
 @sweep.case("instances in any order")
 def _(f, draw):
     order = draw.rng.permutation(7)
+    crowded = order > 2
+    order[crowded] = sorted(order[crowded], reverse=True)  # the onset comes after sparser instances
     counts = [[3, 3, 3, 5, 5, 6, 8][k] for k in order]
     p = torch.tensor([[1.0, 0.7, 0.5, 0.31, 0.2, 0.1, 0.02][k] for k in order])
     return f(sweep_weights(draw, counts, 3, 8), draw.lend(p))[1]
@@ -1523,9 +1525,11 @@ def never_ignores(importance, p):
     return _allocated(importance, p, ignoring=False)
 
 
-@allocate.mistake("The pair's cost counts p once; both features must be active, which has probability p_i p_j.")
-def pair_counts_one_probability(importance, p):
-    return _allocated(importance, p, pair=lambda Ii, Ij, pi, pj: (Ii * pi + Ij * pj) / 6)
+@allocate.mistake(
+    "The pair's cost uses one feature's probability squared; here the two differ: both are active with p_i p_j."
+)
+def one_probability_squared(importance, p):
+    return _allocated(importance, p, pair=lambda Ii, Ij, pi, pj: pi**2 * (Ii + Ij) / 6)
 
 
 @allocate.mistake(
