@@ -14,6 +14,8 @@ from course_utils.sae.architectures import architecture_class
 from course_utils.sae.config import SAEConfig
 from course_utils.sae.sparse import SparseLatents
 
+ROWS = 512  # rows of W_dec worked on at once, few enough to stay in cache between two operations
+
 
 @dataclass(frozen=True)
 class SAEOutput:
@@ -164,15 +166,14 @@ class SAE(nn.Module):
             )
 
     def reconstruction_loss(self, x: Tensor, x_hat: Tensor) -> Float[Tensor, ""]:
-        """Squared error, summed over dimensions, averaged over the batch."""
-        return (
-            (x_hat - x).float().square().sum(-1).mean() if x.dtype.itemsize < 4 else (x_hat - x).square().sum(-1).mean()
-        )
+        """Squared error, summed over dimensions, averaged over the batch; in float32 at least."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return nn.functional.mse_loss(x_hat.to(wide), x.to(wide), reduction="sum") / x[..., 0].numel()
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Give every row of `W_dec` length 1 (the encoder stays as it is)."""
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        self.W_dec.div_(torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True).clamp_min_(1e-12))
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
@@ -217,5 +218,7 @@ def remove_parallel_gradient(
     W_dec: Float[Tensor, "*n d_sae d_in"], gradient: Float[Tensor, "*n d_sae d_in"]
 ) -> Float[Tensor, "*n d_sae d_in"]:
     """In place: subtract from each row of `gradient` its projection on the same (unit) row of `W_dec`."""
-    along = torch.linalg.vecdot(gradient, W_dec).unsqueeze(-1)
-    return gradient.addcmul_(along, W_dec, value=-1)
+    for rows, directions in zip(gradient.split(ROWS, dim=-2), W_dec.split(ROWS, dim=-2)):
+        along = torch.linalg.vecdot(rows, directions).unsqueeze(-1)
+        rows.addcmul_(along, directions, value=-1)
+    return gradient

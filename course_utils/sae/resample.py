@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from course_utils.sae.model import SAE
@@ -22,6 +22,7 @@ def resample_dead_latents(
     method: str = "loss_weighted",
     encoder_scale: float | None = None,
     generator: torch.Generator | None = None,
+    stand_ins: dict[str, nn.Parameter] | None = None,
 ) -> Int[Tensor, " resampled"]:
     """Replace the weights of dead latents, in place, and forget what the optimizer remembers of them.
 
@@ -36,6 +37,7 @@ def resample_dead_latents(
         encoder_scale: length of the new encoder columns over the living ones' mean length; None means 0.2, or 1 in the topk
             family, where a short encoder would never be selected.
         generator: source of randomness, on the CPU.
+        stand_ins: parameters the optimizer holds in place of the SAE's own, by name (SAETrainer's transpose of `W_enc`).
 
     Returns:
         The numbers of the replaced latents.
@@ -54,7 +56,7 @@ def resample_dead_latents(
     for name, fresh in fresh_latent_values(sae).items():
         getattr(sae, name)[chosen] = fresh
     if optimizer is not None:
-        reset_moments(sae, optimizer, chosen)
+        reset_moments(sae, optimizer, chosen, stand_ins)
     return chosen
 
 
@@ -67,14 +69,18 @@ def fresh_latent_values(sae: SAE) -> dict[str, float]:
 
 
 @torch.no_grad()
-def reset_moments(sae: SAE, optimizer: torch.optim.Optimizer, latents: Int[Tensor, " n"]) -> None:
+def reset_moments(
+    sae: SAE,
+    optimizer: torch.optim.Optimizer,
+    latents: Int[Tensor, " n"],
+    stand_ins: dict[str, nn.Parameter] | None = None,
+) -> None:
     """Set the optimizer's moving averages to 0 for everything that belongs to these latents."""
-    for name, parameter in sae.named_parameters():
-        if name == "b_dec":
-            continue
-        for moment in optimizer.state.get(parameter, {}).values():
+    for name, own in sae.named_parameters():
+        parameter = (stand_ins or {}).get(name, own)
+        for moment in optimizer.state.get(parameter, {}).values() if name != "b_dec" else ():
             if isinstance(moment, Tensor) and moment.shape == parameter.shape:
-                (moment.T if name == "W_enc" else moment)[latents] = 0
+                (moment.T if moment.shape == (sae.cfg.d_in, sae.cfg.d_sae) and name == "W_enc" else moment)[latents] = 0
 
 
 def _new_directions(sae: SAE, n: int, x: Tensor, method: str, generator: torch.Generator | None) -> Tensor:

@@ -71,7 +71,7 @@ class SparseLatents:
         if self._by_latent is None:
             order = self.indices.sort(stable=True).indices
             counts = torch.bincount(self.indices, minlength=self.d_sae)
-            self._by_latent = order, self.rows()[order], F.pad(counts.cumsum(0), (1, 0))
+            self._by_latent = order, self.rows().index_select(0, order), F.pad(counts.cumsum(0), (1, 0))
         return self._by_latent
 
     @classmethod
@@ -102,14 +102,19 @@ def gather_sum(
 
 
 def gather_dot(
-    left: Float[Tensor, "batch d"], table: Float[Tensor, "n d"], latents: SparseLatents
+    left: Float[Tensor, "batch d"], table: Float[Tensor, "d_sae d"], latents: SparseLatents
 ) -> Float[Tensor, " active"]:
-    """For every active entry (row, index): `left[row] . table[index]`, the sampled entries of `left @ table.T`."""
-    # the kernel behind embedding_bag's own gradient; nothing else in PyTorch computes sampled products without a copy of
-    # every gathered row (17 ms against 270 ms for gather and bmm at 2048 x 32 x 576)
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        left.contiguous(), table, latents.indices, latents.offsets[:-1], latents.rows(), 0
+    """For every active entry (row, index): `left[row] . table[index]`, the sampled entries of `left @ table.T`.
+
+    The kernel behind embedding_bag's own gradient; nothing else in PyTorch computes sampled products without a copy of
+    every gathered row (7 ms against 270 ms for gather and bmm at 2048 x 32 x 576). It walks latent by latent, so that each
+    row of the large table is read once; in narrow types it is slower, so it always runs in the table's own precision.
+    """
+    order, rows, offsets = latents.by_latent()
+    by_latent = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        table, left.contiguous(), rows, offsets[:-1], latents.indices[order], 0
     )
+    return torch.empty_like(by_latent).index_copy_(0, order, by_latent)
 
 
 def gather_dot_plain(left: Tensor, table: Tensor, latents: SparseLatents) -> Tensor:
@@ -124,22 +129,22 @@ class _SparseDecode(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, W_dec: Tensor, b_dec: Tensor, latents: SparseLatents, dtype: torch.dtype
     ) -> Tensor:
-        table = W_dec.to(dtype)  # bfloat16 halves the memory traffic that gathering consists of
-        ctx.save_for_backward(values, table)
-        ctx.latents, ctx.kind = latents, W_dec.dtype
-        return gather_sum(table, latents.indices, latents.offsets, values).to(b_dec.dtype) + b_dec
+        ctx.save_for_backward(values, W_dec)
+        ctx.latents, ctx.dtype = latents, dtype
+        # a narrow table halves the memory traffic that gathering consists of; sums are kept in float32 all the same
+        return gather_sum(W_dec.to(dtype), latents.indices, latents.offsets, values).to(b_dec.dtype).add_(b_dec)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        values, table = ctx.saved_tensors
+        values, W_dec = ctx.saved_tensors
         latents, needed = ctx.latents, ctx.needs_input_grad
-        narrow = gradient.to(table.dtype)
-        d_values = gather_dot(narrow, table, latents).to(values.dtype) if needed[0] else None
-        d_table = None
+        gradient = gradient.to(W_dec.dtype)
+        d_values = gather_dot(gradient, W_dec, latents) if needed[0] else None
+        d_W = None
         if needed[1]:
             order, rows, offsets = latents.by_latent()
-            d_table = gather_sum(narrow, rows, offsets, values[order]).to(ctx.kind)
-        return d_values, d_table, gradient.sum(0) if needed[2] else None, None, None
+            d_W = gather_sum(gradient.to(ctx.dtype), rows, offsets, values.index_select(0, order)).to(W_dec.dtype)
+        return d_values, d_W, gradient.sum(0) if needed[2] else None, None, None
 
 
 def sparse_decode(
@@ -158,9 +163,33 @@ def compute_dtype(weights: Tensor) -> torch.dtype:
 # ---- encoding: pre-activations chunk by chunk, and the selection ---------------------------------------------------------
 
 
+GROUP = 16  # neighbouring latents searched as one: 16 float32 numbers are one cache line
+
+
 def row_topk(pre: Float[Tensor, "batch n"], k: int) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-    """The k largest entries of each row with their indices, in no order."""
-    return pre.topk(k, dim=-1, sorted=False)  # type: ignore[return-value]
+    """The k largest entries of each row with their indices, in no order; exact.
+
+    The k largest entries lie in the k groups with the largest maxima, so only those groups are searched: 2.7 ms against
+    3.9 for `topk` on all of 256 x 4608 (one thread). Ties may be broken differently.
+    """
+    batch, n = pre.shape
+    if pre.device.type != "cpu" or n % GROUP or n // GROUP < 4 * k:
+        return pre.topk(k, dim=-1, sorted=False)  # type: ignore[return-value]
+    groups = F.max_pool1d(pre, GROUP).topk(k, dim=-1, sorted=False).indices
+    first = torch.arange(0, batch * n // GROUP, n // GROUP, device=pre.device)
+    candidates = pre.reshape(-1, GROUP).index_select(0, (groups + first[:, None]).view(-1)).view(batch, k * GROUP)
+    values, inside = candidates.topk(k, dim=-1, sorted=False)
+    return values, groups.gather(1, inside // GROUP) * GROUP + inside % GROUP
+
+
+def positions_above(pre: Float[Tensor, "batch n"], floor: float) -> Int[Tensor, " found"]:
+    """Flat positions of all entries above `floor`, in order; groups whose maximum is not above it are skipped."""
+    if pre.device.type != "cpu" or pre.shape[1] % GROUP:
+        return (pre.reshape(-1) > floor).nonzero().squeeze(1)
+    groups = (F.max_pool1d(pre, GROUP).view(-1) > floor).nonzero().squeeze(1)
+    candidates = pre.reshape(-1, GROUP).index_select(0, groups)
+    inside = (candidates.view(-1) > floor).nonzero().squeeze(1)
+    return groups[inside // GROUP] * GROUP + inside % GROUP
 
 
 class RowTopK:
@@ -198,9 +227,8 @@ class BatchTopK:
 
     def add(self, pre: Float[Tensor, "chunk d_sae"]) -> None:
         """Search one chunk; the pre-activations may be overwritten afterwards."""
-        flat = pre.reshape(-1)
-        positions = (flat > self.floor).nonzero().squeeze(1)
-        self.values.append(flat[positions])
+        positions = positions_above(pre, self.floor)
+        self.values.append(pre.reshape(-1)[positions])
         self.positions.append(positions + self.rows * pre.shape[1])
         self.rows += len(pre)
         self.found += len(positions)
@@ -296,7 +324,7 @@ class _SparseEncode(torch.autograd.Function):
         latents, needed = ctx.latents, ctx.needs_input_grad
         d_pre = d_values * (values > 0)  # ReLU
         order, rows, offsets = latents.by_latent()
-        d_W = gather_sum(centred, rows, offsets, d_pre[order]).to(W_enc.dtype).T if needed[1] else None
+        d_W = gather_sum(centred, rows, offsets, d_pre.index_select(0, order)).to(W_enc.dtype).T if needed[1] else None
         d_b = torch.zeros(latents.d_sae, dtype=d_pre.dtype, device=d_pre.device).index_add_(0, latents.indices, d_pre)
         d_x = gather_sum(W_enc.T, latents.indices, latents.offsets, d_pre).to(ctx.kind) if needed[0] else None
         return d_x, d_W, d_b if needed[2] else None, -(W_enc @ d_b) if needed[3] else None, None, None

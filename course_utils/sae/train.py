@@ -44,7 +44,7 @@ class SAETrainer:
         self.cfg = cfg
         self.sae = (SAE(cfg) if sae is None else sae).train()
         self.forward: Callable[..., SAEOutput] | nn.Module = distributed.wrap(self.sae)
-        self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=cfg.lr, betas=cfg.betas, fused=_can_fuse(self.sae))
+        self.optimizer = torch.optim.Adam(self._optimized(), lr=cfg.lr, betas=cfg.betas, fused=_can_fuse(self.sae))
         self.step_number = 0
         self.silent_steps = torch.zeros(cfg.d_sae, dtype=torch.int32, device=cfg.device)
         self.generator = torch.Generator().manual_seed(cfg.seed + 1)
@@ -72,12 +72,14 @@ class SAETrainer:
             loss = output.loss
         if not torch.isfinite(loss):
             raise TrainingDiverged(self._explain(x, output))
-        self.optimizer.zero_grad(set_to_none=True)
+        self.sae.zero_grad(set_to_none=True)
         loss.backward()
         if self.cfg.unit_norm_decoder:
             self.sae.project_decoder_gradient()
         if self.cfg.clip_grad_norm:
             nn.utils.clip_grad_norm_(self.sae.parameters(), self.cfg.clip_grad_norm)
+        assert self.sae.W_enc.grad is not None
+        self.encoder_rows.grad = self.sae.W_enc.grad.T.contiguous()
         self.optimizer.step()
         if self.cfg.unit_norm_decoder:
             self.sae.normalise_decoder()
@@ -159,6 +161,19 @@ class SAETrainer:
 
     # one step's pieces
 
+    def _optimized(self) -> list[nn.Parameter]:
+        """The parameters as the optimizer sees them: W_enc by its contiguous transpose, sharing memory.
+
+        Fused Adam takes twice as long on a transposed tensor (13 ms against 6.5 for 5.3 million weights) and is silently
+        wrong when a gradient's memory order differs from its parameter's.
+        """
+        self.encoder_rows = nn.Parameter(self.sae.W_enc.data.T)
+        if not self.encoder_rows.is_contiguous():
+            raise ValueError(
+                "W_enc must be stored with a contiguous transpose; build the SAE with SAE(cfg) or SAE.load"
+            )
+        return [self.encoder_rows if name == "W_enc" else one for name, one in self.sae.named_parameters()]
+
     def _begin(self, x: Tensor) -> None:
         """From the first batch: the scale of the inputs and the decoder's bias."""
         if not bool(torch.isfinite(x).all()):
@@ -199,6 +214,7 @@ class SAETrainer:
             dead,
             x,
             optimizer=self.optimizer,
+            stand_ins={"W_enc": self.encoder_rows},
             method=cfg.resample,
             encoder_scale=cfg.resample_encoder_scale,
             generator=self.generator,
