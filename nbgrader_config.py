@@ -4,6 +4,8 @@ Run nbgrader in the course's folder. Before a release, `course release --source 
 that nbgrader reads. TEACHING.md shows a whole class from nothing to exported grades.
 """
 
+import os
+import sys
 from pathlib import Path
 
 from nbgrader.preprocessors import (
@@ -21,6 +23,9 @@ from course_utils.grading.nbgrader_feedback import FeedbackPage
 from course_utils.grading.nbgrader_repair import KeepOneScore, RepairSubmission, RunSubmission, SkipDemonstrations
 
 c = get_config()
+
+# nbgrader starts alembic by its bare name: find the one of this environment, also where it is not activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 c.CourseDirectory.root = str(Path(__file__).resolve().parent)
 c.CourseDirectory.course_id = "superposition"

@@ -210,7 +210,9 @@ def _generate_assignment(source: Path, release_folder: Path, slug: str) -> None:
     config.CourseDirectory.root = str(source.parent)
     config.CourseDirectory.source_directory = source.name
     config.CourseDirectory.release_directory = release_folder.name
-    config.CourseDirectory.db_url = f"sqlite:///{source.parent}/release.db"
+    # nbgrader's --no-db: a release needs no gradebook, and without one nbgrader starts no other program
+    config.GenerateAssignment.no_database = True
+    config.SaveCells.enabled = False
     config.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedError()"}
     result = NbGraderAPI(config=config).generate_assignment(slug, force=True, create=True)
     if not result["success"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import settings
-from course_utils.grading.verdict import PASSED, Verdict
+from course_utils.grading.verdict import NOT_ATTEMPTED, PASSED, Verdict
 from course_utils.io import write_json
 
 
@@ -27,10 +27,11 @@ class Progress:
             entries = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
                 raise ValueError("not a mapping of exercises")
-        except FileNotFoundError:
+        except OSError:  # no file yet, or a home folder that cannot be read
             entries = {}
-        except (ValueError, UnicodeDecodeError):
-            path.replace(path.with_suffix(".damaged.json"))
+        except ValueError:  # UnicodeDecodeError is one too
+            with contextlib.suppress(OSError):
+                path.replace(path.with_suffix(".damaged.json"))
             entries = {}
         return cls(path, entries)
 
@@ -39,15 +40,17 @@ class Progress:
             write_json(self.path, self.entries)
 
     def record(self, verdict: Verdict) -> Progress:
-        entry = self.entries.setdefault(verdict.id, {})
-        entry["attempts"] = entry.get("attempts", 0) + (verdict.status != "not_attempted")
-        entry["best"] = max(entry.get("best", 0.0), verdict.score)
-        entry["solved"] = entry.get("solved", False) or verdict.status == PASSED
+        self.entries[verdict.id] = {
+            **self.entries.get(verdict.id, {}),
+            "attempts": int(self._number(verdict.id, "attempts")) + (verdict.status != NOT_ATTEMPTED),
+            "best": max(self.best(verdict.id), verdict.score),
+            "solved": self.solved(verdict.id) or verdict.status == PASSED,
+        }
         return self
 
     def saw_hint(self, exercise_id: str, number: int) -> Progress:
-        entry = self.entries.setdefault(exercise_id, {})
-        entry["hints"] = max(entry.get("hints", 0), number)
+        seen = max(self.hints_seen(exercise_id), number)
+        self.entries[exercise_id] = {**self.entries.get(exercise_id, {}), "hints": seen}
         return self
 
     def forget(self, exercise_id: str) -> Progress:
@@ -55,10 +58,14 @@ class Progress:
         return self
 
     def best(self, exercise_id: str) -> float:
-        return float(self.entries.get(exercise_id, {}).get("best", 0.0))
+        return self._number(exercise_id, "best")
 
     def solved(self, exercise_id: str) -> bool:
-        return bool(self.entries.get(exercise_id, {}).get("solved", False))
+        return self.entries.get(exercise_id, {}).get("solved") is True
 
     def hints_seen(self, exercise_id: str) -> int:
-        return int(self.entries.get(exercise_id, {}).get("hints", 0))
+        return int(self._number(exercise_id, "hints"))
+
+    def _number(self, exercise_id: str, key: str) -> float:
+        value = self.entries.get(exercise_id, {}).get(key)
+        return float(value) if type(value) in (int, float) else 0.0  # people edit files by hand

@@ -38,11 +38,10 @@ class DemoClass:
         return self.root / "notebooks" / SLUG / f"{SLUG}.ipynb"
 
     def run(self, *command: str, fails: bool = False) -> str:
-        """A command line in the class's folder, with this environment's programs first on the path; gives its output."""
-        programs = str(Path(sys.executable).parent)
+        """One of this environment's programs in the class's folder; gives its output."""
+        program = Path(sys.executable).with_name(command[0])  # found without the environment being activated
         environment = {
             **os.environ,
-            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(DEMO),
             "COURSE_ROOT": str(self.root),
             "COURSE_HOME": str(self.root / "teacher-home"),
@@ -50,7 +49,9 @@ class DemoClass:
             "OMP_NUM_THREADS": "1",
         }
         environment.pop("COURSE_SEED", None)
-        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [program, *command[1:]], cwd=self.root, env=environment, capture_output=True, text=True, timeout=300
+        )
         output = done.stdout + done.stderr
         assert bool(done.returncode) == fails, f"{' '.join(command)} ended with {done.returncode}:\n{output[-4000:]}"
         return output
