@@ -46,7 +46,7 @@ function word(text) {
 const shade = (share, hue = "--heat") => share > 0 ? `background:rgba(var(${hue}),${(0.1 + 0.8 * Math.min(share, 1)).toFixed(2)})` : null;
 function token(text, value, top, extra = "") {
   const share = top > 0 ? Math.abs(value) / top : 0;
-  return h("bdi.tok" + (share > 0.5 ? ".hot" : "") + (about.bos && text === about.bos ? ".special" : "") + extra, { style: shade(share, value < 0 ? "--cold" : "--heat"), "data-v": value, "data-t": text }, visible(text));
+  return h("bdi.tok" + (share > 0.65 ? ".hot" : "") + (about.bos && text === about.bos ? ".special" : "") + extra, { style: shade(share, value < 0 ? "--cold" : "--heat"), "data-v": value, "data-t": text }, visible(text));
 }
 
 /* ---- numbers ---- */
@@ -149,7 +149,7 @@ function drawBar() {
     h("button.quiet", { type: "button", id: "keys", "aria-label": "Keyboard shortcuts", title: "Keys (?)", onclick: () => help.showModal() }, "?"));
   const keys = [["/", "search"], ["j  k", "next, previous"], ["Enter", "open"], ["Esc", "back to the index"], ["← →", "walk the tokens of a focused example"], ["?", "this list"]];
   help.replaceChildren(h("h2", { id: "help-title" }, "Keys"), h("dl", null, keys.map(([k, what]) => [h("dt", null, k.split("  ").map((x) => [h("kbd", null, x), " "])), h("dd", null, what)])),
-    h("form", { method: "dialog" }, h("button", { autofocus: true }, "Close")));
+    h("form", { method: "dialog" }, h("button", null, "Close")));
 }
 
 /* ---- index ---- */
