@@ -28,10 +28,8 @@ MAX_TEXT_VALUE, MAX_DIMENSIONS = 100_000, 8
 DTYPES = frozenset(
     ["|b1", "|i1", "|u1", "<i2", "<i4", "<i8", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8"],
 )
-KINDS = frozenset(
-    (ob.NOT_ATTEMPTED, ob.RETURNED_NOTHING, ob.SIGNATURE, ob.MUTATED, ob.RAISED, ob.TOO_SLOW, ob.INTERRUPTED)
-    + (ob.UNREADABLE, ob.MISSING)
-)
+KINDS = frozenset(value for name, value in vars(ob).items() if name.isupper() and isinstance(value, str))
+"""The kinds of failure that `observe` names."""
 FAILURE_LIMITS = {"kind": 40, "message": 2000, "error": 100, "line": 300, "shapes": 1000}
 
 

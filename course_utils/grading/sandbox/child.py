@@ -12,9 +12,9 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from course_utils.grading import observe as ob
 from course_utils.grading import wire
 from course_utils.grading.exercise import Exercise
+from course_utils.grading.sandbox.alarm import alarm
 
 Get = Callable[[str], Exercise]
 ANSWER_FILE = "<answer"
@@ -82,7 +82,7 @@ def _run_cell(cell: dict[str, Any], index: int, names: dict[str, Any], seconds: 
     linecache.cache[label] = (len(source), None, source.splitlines(keepends=True), label)
     try:
         code = compile(_chosen(source, cell["role"], label), label, "exec", dont_inherit=True)
-        with ob.time_limit(seconds):
+        with alarm(seconds):
             exec(code, names)
     except NotImplementedError:
         return {"error": "NotImplementedError", "message": "", "line": ""}
