@@ -141,7 +141,7 @@ class SAE(nn.Module):
         if isinstance(latents, SparseLatents):
             from course_utils.sae.sparse import sparse_decode
 
-            return sparse_decode(latents, self.W_dec, self.b_dec)
+            return sparse_decode(latents, self.W_dec, self.b_dec)[0]
         return latents @ self.W_dec + self.b_dec
 
     def encode_sparse(self, x: Float[Tensor, "batch d_in"]) -> SparseLatents:

@@ -122,36 +122,66 @@ def gather_dot_plain(left: Tensor, table: Tensor, latents: SparseLatents) -> Ten
     return (left @ table.T)[latents.rows(), latents.indices]
 
 
+@dataclass
+class DeadSample:
+    """Which latents are dead, and the rows of the batch on which AuxK is estimated."""
+
+    latents: Int[Tensor, " dead"]
+    rows: slice
+
+
 class _SparseDecode(torch.autograd.Function):
-    """`f W_dec + b_dec` for sparse `f`, all three gradients over active entries only."""
+    """`f W_dec + b_dec` for sparse `f`, all three gradients over active entries only.
+
+    The AuxK reconstruction `dead_f W_dec[dead]` rides along: added inside, its gradient touches only the dead rows, while
+    summing two full gradients of `W_dec` outside would cost more than the products themselves.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, W_dec: Tensor, b_dec: Tensor, latents: SparseLatents, dtype: torch.dtype
-    ) -> Tensor:
-        ctx.save_for_backward(values, W_dec)
-        ctx.latents, ctx.dtype = latents, dtype
+        ctx: Any,
+        values: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+        latents: SparseLatents,
+        dtype: torch.dtype,
+        dead_f: Tensor | None,
+        dead: DeadSample | None,
+    ) -> tuple[Tensor, Tensor | None]:
         # a narrow table halves the memory traffic that gathering consists of; sums are kept in float32 all the same
-        return gather_sum(W_dec.to(dtype), latents.indices, latents.offsets, values).to(b_dec.dtype).add_(b_dec)
+        x_hat = gather_sum(W_dec.to(dtype), latents.indices, latents.offsets, values).to(b_dec.dtype).add_(b_dec)
+        dead_rows = None if dead is None else W_dec[dead.latents].to(dtype)
+        ctx.save_for_backward(values, W_dec, dead_f, dead_rows)
+        ctx.latents, ctx.dtype, ctx.dead = latents, dtype, dead
+        return x_hat, None if dead_f is None or dead_rows is None else (dead_f.to(dtype) @ dead_rows).to(x_hat.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        values, W_dec = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor, d_aux: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        values, W_dec, dead_f, dead_rows = ctx.saved_tensors
         latents, needed = ctx.latents, ctx.needs_input_grad
         gradient = gradient.to(W_dec.dtype)
         d_values = gather_dot(gradient, W_dec, latents) if needed[0] else None
-        d_W = None
+        d_W = d_dead_f = None
         if needed[1]:
             order, rows, offsets = latents.by_latent()
             d_W = gather_sum(gradient.to(ctx.dtype), rows, offsets, values.index_select(0, order)).to(W_dec.dtype)
-        return d_values, d_W, gradient.sum(0) if needed[2] else None, None, None
+        if dead_f is not None and d_aux is not None:
+            d_aux = d_aux.to(ctx.dtype)
+            d_dead_f = (d_aux @ dead_rows.T).to(dead_f.dtype)
+            if d_W is not None:
+                d_W.index_add_(0, ctx.dead.latents, (dead_f.to(ctx.dtype).T @ d_aux).to(d_W.dtype))
+        return d_values, d_W, gradient.sum(0) if needed[2] else None, None, None, d_dead_f, None
 
 
 def sparse_decode(
-    latents: SparseLatents, W_dec: Float[Tensor, "d_sae d_in"], b_dec: Float[Tensor, " d_in"]
-) -> Float[Tensor, "batch d_in"]:
-    """`latents @ W_dec + b_dec` by gathering the active rows of `W_dec`."""
-    return _SparseDecode.apply(latents.values, W_dec, b_dec, latents, compute_dtype(W_dec))
+    latents: SparseLatents,
+    W_dec: Float[Tensor, "d_sae d_in"],
+    b_dec: Float[Tensor, " d_in"],
+    dead_f: Float[Tensor, "rows dead"] | None = None,
+    dead: DeadSample | None = None,
+) -> tuple[Float[Tensor, "batch d_in"], Float[Tensor, "rows d_in"] | None]:
+    """`latents @ W_dec + b_dec` by gathering the active rows of `W_dec`; also `dead_f @ W_dec[dead]` where asked for."""
+    return _SparseDecode.apply(latents.values, W_dec, b_dec, latents, compute_dtype(W_dec), dead_f, dead)
 
 
 def compute_dtype(weights: Tensor) -> torch.dtype:
@@ -298,7 +328,8 @@ def select_latents(
 class _SparseEncode(torch.autograd.Function):
     """Selected latents of `(x - b_dec) W_enc + b_enc`; gradients over the selected entries only.
 
-    The gradient of `b_dec` needs no product of batch size: it is `-W_enc (sum over the batch of d_pre)`.
+    The gradient of `b_dec` needs no product of batch size: it is `-W_enc (sum over the batch of d_pre)`. Pre-activations
+    of dead latents on a few rows ride along for AuxK, as in `_SparseDecode`; `b_dec` does not learn from those.
     """
 
     @staticmethod
@@ -310,24 +341,39 @@ class _SparseEncode(torch.autograd.Function):
         b_dec: Tensor | None,
         selectors: list[Any],
         dtype: torch.dtype,
-    ) -> tuple[Tensor, SparseLatents]:
+        dead: DeadSample | None,
+    ) -> tuple[Tensor, SparseLatents, Tensor | None]:
         centred = (x if b_dec is None else x - b_dec).to(dtype)
-        latents = select_latents(centred, W_enc.to(dtype), b_enc.to(dtype), selectors)
+        narrow, bias = W_enc.to(dtype), b_enc.to(dtype)
+        latents = select_latents(centred, narrow, bias, selectors)
         latents.values = latents.values.to(W_enc.dtype)
+        dead_pre = None
+        if dead is not None:
+            dead_pre = (centred[dead.rows] @ narrow.T[dead.latents].T + bias[dead.latents]).to(W_enc.dtype)
         ctx.save_for_backward(centred, W_enc, latents.values)
-        ctx.latents, ctx.kind = latents, x.dtype
-        return latents.values, latents
+        ctx.latents, ctx.kind, ctx.dead = latents, x.dtype, dead
+        return latents.values, latents, dead_pre
 
     @staticmethod
-    def backward(ctx: Any, d_values: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, d_values: Tensor, _: Any, d_dead: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         centred, W_enc, values = ctx.saved_tensors
-        latents, needed = ctx.latents, ctx.needs_input_grad
+        latents, needed, dead = ctx.latents, ctx.needs_input_grad, ctx.dead
         d_pre = d_values * (values > 0)  # ReLU
         order, rows, offsets = latents.by_latent()
-        d_W = gather_sum(centred, rows, offsets, d_pre.index_select(0, order)).to(W_enc.dtype).T if needed[1] else None
         d_b = torch.zeros(latents.d_sae, dtype=d_pre.dtype, device=d_pre.device).index_add_(0, latents.indices, d_pre)
+        d_b_dec = -(W_enc @ d_b) if needed[3] else None
         d_x = gather_sum(W_enc.T, latents.indices, latents.offsets, d_pre).to(ctx.kind) if needed[0] else None
-        return d_x, d_W, d_b if needed[2] else None, -(W_enc @ d_b) if needed[3] else None, None, None
+        d_rows = None
+        if needed[1]:
+            d_rows = gather_sum(centred, rows, offsets, d_pre.index_select(0, order)).to(W_enc.dtype)
+        if dead is not None and d_dead is not None:
+            if d_rows is not None:
+                from_dead = d_dead.to(centred.dtype).T @ centred[dead.rows]
+                d_rows.index_add_(0, dead.latents, from_dead.to(d_rows.dtype))
+            d_b.index_add_(0, dead.latents, d_dead.sum(0))
+        return d_x, None if d_rows is None else d_rows.T, d_b if needed[2] else None, d_b_dec, None, None, None
 
 
 def sparse_encode(
@@ -336,12 +382,17 @@ def sparse_encode(
     b_enc: Float[Tensor, " d_sae"],
     b_dec: Float[Tensor, " d_in"] | None,
     selectors: list[Any],
-) -> SparseLatents:
+    dead: DeadSample | None = None,
+) -> tuple[SparseLatents, Float[Tensor, "rows dead"] | None]:
     """The selected latents of `(x - b_dec) W_enc + b_enc`, without ever holding all pre-activations.
 
     Args:
         selectors: what to select: `RowTopK`, `BatchTopK`, `Threshold`; later ones stand in when an earlier one gives up.
+        dead: latents and rows for AuxK.
+
+    Returns:
+        The latents, and the pre-activations of dead latents on the chosen rows (None without `dead`).
     """
-    values, latents = _SparseEncode.apply(x, W_enc, b_enc, b_dec, selectors, compute_dtype(W_enc))
+    values, latents, dead_pre = _SparseEncode.apply(x, W_enc, b_enc, b_dec, selectors, compute_dtype(W_enc), dead)
     latents.values = values  # the tensor that carries the gradient
-    return latents
+    return latents, dead_pre

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from course_utils.sae.auxk import auxk_loss
+from course_utils.sae.auxk import auxk_loss, auxk_plain, most_active, sample_for_auxk
 from course_utils.sae.model import SAE, SAEOutput
-from course_utils.sae.sparse import RowTopK, SparseLatents, sparse_encode
+from course_utils.sae.sparse import DeadSample, RowTopK, SparseLatents, sparse_decode, sparse_encode
 
 
 class TopKSAE(SAE):
@@ -24,14 +24,15 @@ class TopKSAE(SAE):
 
     def encode_sparse(self, x: Float[Tensor, "batch d_in"]) -> SparseLatents:
         """The same latents as values and indices."""
-        return self.select(x, self.inference_selectors())
+        return self.select(x, self.inference_selectors())[0]
 
-    def select(self, x: Float[Tensor, "batch d_in"], selectors: list[Any]) -> SparseLatents:
-        """Pre-activations chunk by chunk, searched by `selectors`."""
+    def select(
+        self, x: Float[Tensor, "batch d_in"], selectors: list[Any], dead: DeadSample | None = None
+    ) -> tuple[SparseLatents, Tensor | None]:
+        """Pre-activations chunk by chunk, searched by `selectors`; and those of dead latents for AuxK."""
         self.check_input(x)
-        return sparse_encode(
-            x, self.W_enc, self.b_enc, self.b_dec if self.cfg.apply_b_dec_to_input else None, selectors
-        )
+        b_dec = self.b_dec if self.cfg.apply_b_dec_to_input else None
+        return sparse_encode(x, self.W_enc, self.b_enc, b_dec, selectors, dead)
 
     def training_selectors(self, batch: int) -> list[Any]:
         """What selects the active latents of a training batch."""
@@ -54,24 +55,37 @@ class TopKSAE(SAE):
         step: int = 0,
     ) -> SAEOutput:
         """See `SAE.forward`."""
-        if self.cfg.fast:
-            sparse, dense = (
-                self.select(x, self.training_selectors(len(x)) if self.training else self.inference_selectors()),
-                None,
-            )
-            values = sparse.values
-        else:
-            sparse, dense = None, self.encode_plain(x) if self.training else self.encode(x)
-            values = dense
-        x_hat, losses = self.reconstruct(x, sparse if dense is None else dense)
-        if dead is not None and self.cfg.aux_coefficient:
-            losses["auxk"] = self.cfg.aux_coefficient * auxk_loss(self, x, x_hat, dead, step)
-        self.after_selection(values)
-        return SAEOutput(x_hat, losses, sparse=sparse, dense=dense)
+        sample = sample_for_auxk(self.cfg, dead, len(x), step)
+        if not self.cfg.fast:
+            return self.forward_plain(x, sample)
+        selectors = self.training_selectors(len(x)) if self.training else self.inference_selectors()
+        latents, dead_pre = self.select(x, selectors, sample)
+        dead_f = None if dead_pre is None else most_active(dead_pre, self.cfg)
+        x_hat, losses, aux_hat = self.reconstruct(x, latents, dead_f, sample)
+        if sample is not None and aux_hat is not None:
+            losses["auxk"] = auxk_loss(self, x, x_hat, aux_hat, sample)
+        self.after_selection(latents.values)
+        return SAEOutput(x_hat, losses, sparse=latents)
 
-    def reconstruct(self, x: Tensor, latents: SparseLatents | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The reconstruction and its losses."""
-        x_hat = self.decode(latents)
+    def forward_plain(self, x: Float[Tensor, "batch d_in"], dead: DeadSample | None) -> SAEOutput:
+        """`forward` in dense PyTorch: the definition that the fast path is tested against."""
+        f = self.encode_plain(x) if self.training else self.encode(x)
+        x_hat, losses = self.reconstruct_plain(x, f)
+        if dead is not None:
+            losses["auxk"] = auxk_plain(self, x, x_hat, dead)
+        self.after_selection(f)
+        return SAEOutput(x_hat, losses, dense=f)
+
+    def reconstruct(
+        self, x: Tensor, latents: SparseLatents, dead_f: Tensor | None, dead: DeadSample | None
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """The reconstruction, its losses, and AuxK's reconstruction."""
+        x_hat, aux_hat = sparse_decode(latents, self.W_dec, self.b_dec, dead_f, dead)
+        return x_hat, {"reconstruction": self.reconstruction_loss(x, x_hat)}, aux_hat
+
+    def reconstruct_plain(self, x: Tensor, f: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reconstruction from dense latents and its losses."""
+        x_hat = self.decode(f)
         return x_hat, {"reconstruction": self.reconstruction_loss(x, x_hat)}
 
     def after_selection(self, values: Tensor) -> None:
