@@ -2,6 +2,7 @@
 
 from course_utils.sae.architectures import ARCHITECTURES
 from course_utils.sae.config import SAEConfig
+from course_utils.sae.many import ManySAEs, train_many
 from course_utils.sae.metrics import chance_baselines, evaluate_sae, match_directions, recovery, seed_stability
 from course_utils.sae.model import SAE, SAEOutput, remove_parallel_gradient
 from course_utils.sae.resample import resample_dead_latents
@@ -11,6 +12,7 @@ from course_utils.sae.train import SAETrainer, TrainingDiverged, TrainingResult,
 __all__ = [
     "ARCHITECTURES",
     "SAE",
+    "ManySAEs",
     "SAEConfig",
     "SAEOutput",
     "SAETrainer",
@@ -24,5 +26,6 @@ __all__ = [
     "remove_parallel_gradient",
     "resample_dead_latents",
     "seed_stability",
+    "train_many",
     "train_sae",
 ]

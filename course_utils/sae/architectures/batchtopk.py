@@ -52,7 +52,7 @@ class BatchTopKSAE(TopKSAE):
         if self.training:
             smallest = torch.where(values > 0, values, torch.inf).min().float()
             rate = torch.where(self.threshold == 0, 1.0, self.cfg.threshold_rate)  # the first batch counts in full
-            self.threshold.lerp_(torch.where(smallest.isfinite(), smallest, self.threshold), rate)
+            self.threshold.add_(rate * (torch.where(smallest.isfinite(), smallest, self.threshold) - self.threshold))
 
     @torch.no_grad()
     def scale_input(self, factor: float) -> None:
