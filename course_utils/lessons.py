@@ -98,6 +98,11 @@ def is_untouched_demonstration(cell: Any, slug: str) -> bool:
     return cell.cell_type == "code" and str(cell.get("id", "")).rpartition("-")[0] == _digest(slug, cell)
 
 
+def without_solution(source: str) -> str:
+    """An answer cell's source with each region between BEGIN and END SOLUTION unwritten, as in the learner's copy."""
+    return re.sub(r"(?ms)^([ \t]*)### BEGIN SOLUTION$.*?### END SOLUTION$", r"\1raise NotImplementedError()", source)
+
+
 def grade_id(role: str, exercise_id: str) -> str:
     """What nbgrader and the notebook call a cell, `check-02-3`: nbgrader allows no full stop there."""
     return f"{role}-{exercise_id.replace('.', '-')}"

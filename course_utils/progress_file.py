@@ -68,4 +68,5 @@ class Progress:
 
     def _number(self, exercise_id: str, key: str) -> float:
         value = self.entries.get(exercise_id, {}).get(key)
-        return float(value) if type(value) in (int, float) else 0.0  # people edit files by hand
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return float(value) if is_number else 0.0  # people edit files by hand
