@@ -1,5 +1,6 @@
 """Sparse autoencoders: six architectures, training, metrics, and files that SAELens reads."""
 
+from course_utils.sae import distributed
 from course_utils.sae.architectures import ARCHITECTURES
 from course_utils.sae.config import SAEConfig
 from course_utils.sae.many import ManySAEs, train_many
@@ -20,6 +21,7 @@ __all__ = [
     "TrainingDiverged",
     "TrainingResult",
     "chance_baselines",
+    "distributed",
     "evaluate_sae",
     "match_directions",
     "recovery",

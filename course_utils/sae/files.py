@@ -49,7 +49,7 @@ def save_sae(sae: SAE, path: str | Path, *, dtype: str | None = None) -> Path:
         "prepend_bos": False,
         **cfg.metadata,
     }
-    metadata["course_utils"] = cfg.to_dict() | {"metadata": {}}
+    metadata["course_utils"] = cfg.to_dict()
     described: dict[str, Any] = {
         "architecture": stored,
         "d_in": cfg.d_in,
@@ -117,7 +117,7 @@ def _config(described: dict[str, Any], device: str, dtype: str) -> SAEConfig:
     ours = metadata.pop("course_utils", None)
     metadata.pop("sae_lens_version", None), metadata.pop("sae_lens_training_version", None)
     if ours:
-        return SAEConfig.from_dict({**ours, "metadata": metadata, "device": device, "dtype": dtype})
+        return SAEConfig.from_dict({**ours, "device": device, "dtype": dtype})
     common: dict[str, Any] = {"d_in": described["d_in"], "d_sae": described["d_sae"], "device": device, "dtype": dtype}
     common["apply_b_dec_to_input"] = described.get("apply_b_dec_to_input", True)
     if architecture == "topk":
@@ -130,7 +130,7 @@ def _state(sae: SAE, weights: dict[str, Tensor], described: dict[str, Any]) -> d
     weights = {name: tensor.to(sae.dtype) for name, tensor in weights.items()}
     if "threshold" in weights:
         threshold = weights.pop("threshold")
-        if sae.cfg.architecture in STORED_AS:
+        if sae.cfg.architecture in STORED_AS:  # one number for all latents
             weights["threshold"] = threshold[0].float()
         else:
             # never below the smallest normal number, so that its logarithm stays finite
