@@ -277,6 +277,7 @@ def _notebook_cell(metadata: Any, source: str) -> Cell:
     nbgrader = nbgrader if isinstance(nbgrader, dict) else {}
     grade_id = nbgrader.get("grade_id")
     grade_id = grade_id if isinstance(grade_id, str) else ""
+    grade_id = re.sub(r"^(answer|check)-(\d\d)-(\d+)$", r"\2.\3-\1", grade_id[:40])  # `check-02-3`, as lessons.grade_id
     tags = metadata.get("tags")
     tags = tags if isinstance(tags, list) else []
     for role in (ANSWER, CHECK):

@@ -31,7 +31,11 @@ def test_the_tested_version_is_one_that_the_project_allows(requirement: Requirem
 
 
 def test_the_installed_versions_are_the_tested_ones():
-    installed = {canonicalize_name(dist.metadata["Name"]): Version(dist.version) for dist in metadata.distributions()}
+    installed: dict[str, Version] = {}
+    for (
+        dist
+    ) in metadata.distributions():  # the first one counts: some packages carry older copies of others inside them
+        installed.setdefault(canonicalize_name(dist.metadata["Name"]), Version(dist.version))
     other = {
         name: f"{installed[name]} instead of {version}"
         for name, version in pinned_versions().items()
