@@ -98,18 +98,21 @@ def latent_stream(
     Args:
         latents: which latents to return (all of them by default), in this order.
         batch_size: sequences a step. Memory is about `batch_size * context * d_sae * 4` bytes.
-        skip_first: leading positions of each sequence that never count (BOS).
+        skip_first: leading positions of each sequence that never count. BOS never counts, wherever it stands.
         max_norm_ratio: positions with an activation norm above this many medians do not count; None keeps them.
     """
     if tokens.ndim != 2:
         raise ValueError(f"tokens must be [sequences, context], got shape {tuple(tokens.shape)}")
     name = hook_name_of(sae, hook_name)
     columns = None if latents is None else torch.as_tensor(latents, dtype=torch.long)
+    bos = getattr(getattr(model, "tokenizer", None), "bos_token_id", None)
     starts = range(0, len(tokens), batch_size)
     for start in tqdm(starts, desc="reading text", unit="batch", disable=not progress or len(starts) < 4):
         batch = tokens[start : start + batch_size]
         activations = activations_at(model, batch, name).float()
         counted = counted_positions(activations, skip_first, max_norm_ratio)
+        if bos is not None:  # it also stands between two documents that share a sequence
+            counted &= (batch != bos).to(counted.device)
         acts = sae.encode(activations)
         if columns is not None:
             acts = acts[..., columns.to(acts.device)]

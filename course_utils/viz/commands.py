@@ -59,12 +59,12 @@ def dashboard(
     course dashboard --serve                      the site, and try sentences and steering
     """
     from course_utils import settings
-    from course_utils.lm import load_corpus, load_model, load_sae
+    from course_utils.lm.model import load_model
     from course_utils.viz.dashboard import build_dashboard
 
     if live and (len(saes) > 1 or (out is not None and out.suffix.lower() in (".html", ".htm"))):
         raise click.UsageError("--serve takes one SAE and a folder as --out (or neither)")
-    coders = {Path(name).name: load_sae(name) for name in saes} or {"": load_sae()}
+    coders = {Path(name).name: open_sae(name) for name in saes or (default_sae(),)}
     labels = _labels(labels_file)
     chosen = _numbers(latents, min(int(coder.W_dec.shape[0]) for coder in coders.values()))
     one = chosen[0] if chosen is not None and len(chosen) == 1 and not live else None
@@ -74,7 +74,7 @@ def dashboard(
     out = out or Path("dashboard" if one is None or len(coders) > 1 else f"latent_{one}.html")
     click.echo("Loading the language model ...", err=True)
     model = load_model(model_name)
-    tokens = _tokens(load_corpus, model, n_tokens, context)
+    tokens = corpus_tokens(model, n_tokens, context)
     built = []
     for name, coder in coders.items():
         many = len(coders) > 1
@@ -92,6 +92,42 @@ def dashboard(
         _serve(out, model, next(iter(coders.values())), labels, port, show)
     elif show:
         webbrowser.open(built[0].path.resolve().as_uri())
+
+
+def default_sae() -> str:
+    """The shipped SAE of the middle layer."""
+    from course_utils import assets
+    from course_utils.features import hook_layer
+
+    folders = Path(assets.__file__).parent / "saes"
+    shipped = []
+    for path in folders.glob("*/cfg.json"):
+        hook = json.loads(path.read_text(encoding="utf-8")).get("metadata", {}).get("hook_name", "")
+        if hook.startswith("blocks."):
+            shipped.append((hook_layer(hook), path.parent.name))
+    if not shipped:
+        raise click.ClickException(
+            "no SAE ships with this copy: name a folder that holds cfg.json and sae_weights.safetensors"
+        )
+    return sorted(shipped)[len(shipped) // 2][1]
+
+
+def open_sae(name: str) -> Any:
+    """An SAE from a folder in SAELens' format, or a shipped one by name."""
+    if Path(name).is_dir():
+        from course_utils.sae import SAE
+
+        return SAE.load(name)
+    from course_utils.lm import load_sae
+
+    return load_sae(name)
+
+
+def corpus_tokens(model: Any, n_tokens: int, context: int) -> Any:
+    """About `n_tokens` tokens of the shipped text that no shipped SAE was trained on, as [sequences, context]."""
+    from course_utils.lm.corpus import load_corpus
+
+    return load_corpus("heldout").pack(model, context=context, max_tokens=n_tokens).tokens
 
 
 def _links(model: Any, name: str, coders: dict[str, Any], tokens: Any) -> dict[int, list[dict[str, Any]]]:

@@ -66,7 +66,7 @@ def token_heatmap_html(
     top = maximum if maximum is not None else float(np.abs(numbers).max(initial=0.0))
     spans = "".join(_span(token, float(value), top, unit) for token, value in zip(tokens, numbers, strict=True))
     heading = f'<div style="font:600 13px system-ui;margin-bottom:4px">{html.escape(title)}</div>' if title else ""
-    style = "font:13px/1.9 ui-monospace,Menlo,Consolas,monospace;white-space:pre-wrap;overflow-wrap:anywhere"
+    style = "font:13px/1.9 ui-monospace,Menlo,Consolas,monospace;white-space:break-spaces;overflow-wrap:anywhere"
     return Html(f'{heading}<div style="{style}">{spans}</div>')
 
 

@@ -1,0 +1,153 @@
+"""Dashboards of 256 latents over the same tokens: this library beside sae-dashboard, in its own environment.
+
+    python -m venv peer && peer/bin/pip install torch==2.13.0 sae-dashboard && peer/bin/pip uninstall -y torchvision
+    COURSE_DASHBOARD_PEER=peer/bin/python python -m benchmarks.dashboard_speed
+
+The two take turns, each in a process of its own with the same number of threads. Loading the model is not counted; running it,
+finding examples and writing pages are. Without the peer's environment only our side is measured, and the table says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+HERE = Path(__file__).parent
+
+
+def ours(job: dict[str, Any]) -> dict[str, Any]:
+    """One timed run of `build_dashboard`."""
+    import torch
+
+    from course_utils.features import scan_latents
+    from course_utils.lm.model import load_model
+    from course_utils.sae import SAE
+    from course_utils.viz import build_dashboard
+
+    torch.set_num_threads(job["threads"])
+    torch.set_grad_enabled(False)
+    tokens, model, sae = torch.load(job["tokens"]), load_model(job["model"]), SAE.load(job["sae"])
+    model(tokens[:2])  # first-call costs belong to neither side
+    started = time.perf_counter()
+    scan = scan_latents(
+        model, sae, tokens, job["latents"], correlations=True, hook_name=job["hook"], cache=False, progress=False
+    )
+    computed = time.perf_counter() - started
+    site = Path(job["out"]) / "site"
+    build_dashboard(
+        site, model, sae, tokens, job["latents"], scan=scan, hook_name=job["hook"], examples=20, progress=False
+    )
+    seconds = time.perf_counter() - started
+    size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    tops = {i: [e.value for e in scan.top(i)] for i in job["latents"]}
+    return {"seconds": seconds, "computed": computed, "bytes": size, "tops": tops}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--sae", "sae_folder", help="An SAE folder in SAELens' format (a shipped one by default).")
+@click.option("--hook-name", help="Where the SAE reads, if it does not say.")
+@click.option("--latents", default=256, show_default=True)
+@click.option("--sequences", default=128, show_default=True)
+@click.option("--context", default=128, show_default=True)
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+@click.option("--peer", envvar="COURSE_DASHBOARD_PEER", help="Python of an environment that has sae-dashboard.")
+@click.option("--side", hidden=True)
+def main(
+    sae_folder: str | None,
+    hook_name: str | None,
+    latents: int,
+    sequences: int,
+    context: int,
+    repeats: int,
+    threads: int,
+    peer: str | None,
+    side: str | None,
+) -> None:
+    """Measure, and write benchmarks/results/dashboard_speed.md."""
+    if side:
+        job = json.loads(Path(side).read_text())
+        Path(job["result"]).write_text(json.dumps(ours(job)))
+        return
+    import torch
+
+    from course_utils import assets
+    from course_utils.features import hook_name_of
+    from course_utils.lm.model import fetch_model, load_model
+    from course_utils.viz.commands import corpus_tokens, default_sae, open_sae
+
+    folder = sae_folder or str(Path(assets.__file__).parent / "saes" / default_sae())
+    with tempfile.TemporaryDirectory() as scratch:
+        tokens = corpus_tokens(load_model(), sequences * context, context)
+        torch.save(tokens, Path(scratch) / "tokens.pt")
+        job = {
+            "tokens": f"{scratch}/tokens.pt",
+            "model": str(fetch_model()),
+            "sae": folder,
+            "hook": hook_name or hook_name_of(open_sae(folder)),
+            "latents": list(range(latents)),
+            "threads": threads,
+            "out": scratch,
+            "result": f"{scratch}/result.json",
+        }
+        (Path(scratch) / "job.json").write_text(json.dumps(job))
+        sides = {"course": [sys.executable, "-m", "benchmarks.dashboard_speed", "--side", f"{scratch}/job.json"]}
+        if peer:
+            sides["sae-dashboard"] = [peer, str(HERE / "_dashboard_peer.py"), f"{scratch}/job.json"]
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        for repeat in range(repeats):
+            for name, command in sides.items():
+                subprocess.run(command, check=True, cwd=HERE.parent, env=env)
+                results[name].append(json.loads(Path(job["result"]).read_text()))
+                click.echo(f"run {repeat + 1}, {name}: {results[name][-1]['seconds']:.1f} s")
+    text = table(
+        results, f"{latents} latents, {tokens.numel():,} tokens, {threads} threads, {repeats} runs each, in turns"
+    )
+    click.echo(text)
+    path = HERE / "results" / "dashboard_speed.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def table(results: dict[str, list[dict[str, Any]]], setting: str) -> str:
+    """The Markdown that goes into the report."""
+    middle = {name: statistics.median(r["seconds"] for r in runs) for name, runs in results.items()}
+    lines = [
+        "## Dashboards: time and agreement",
+        "",
+        f"`python -m benchmarks.dashboard_speed`: {setting}; seconds from tokens to written pages, model loading not counted.",
+        "",
+        "| | median s | fastest s | of it, finding examples | pages, MB |",
+        "|---|---|---|---|---|",
+    ]
+    for name, runs in results.items():
+        computed, size = statistics.median(r["computed"] for r in runs), runs[0]["bytes"] / 1e6
+        fastest = min(r["seconds"] for r in runs)
+        lines.append(f"| {name} | {middle[name]:.1f} | {fastest:.1f} | {computed:.1f} | {size:.1f} |")
+    if len(results) == 1:
+        lines += ["", "sae-dashboard was not there (`--peer`), so this is our side alone."]
+        return "\n".join(lines) + "\n"
+    course, other = results["course"][0]["tops"], results["sae-dashboard"][0]["tops"]
+    pairs = [(course[i][0], other[i][0]) for i in course if course[i] and other.get(i)]
+    same = sum(abs(a - b) <= 0.01 * max(abs(b), 1e-6) for a, b in pairs)
+    ratio = middle["sae-dashboard"] / middle["course"]
+    lines += [
+        "",
+        f"sae-dashboard takes {ratio:.1f} times as long. The strongest activation agrees within 1% for {same} of {len(pairs)} "
+        "latents that fire in both; the others differ because sae-dashboard also counts the first position and attention sinks.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
