@@ -157,6 +157,7 @@ class SubmissionRun:
             "skip": sorted(self.dead_cells),
             "exercises": [{"id": e, "seed": self.course.seed_for(e)} for e in open_exercises],
             "cell_seconds": self.settings.cell_seconds,
+            "packages": sorted(evidence.reference_packages(self.exercises.values())),
         }
         return json.dumps(job).encode()
 

@@ -28,6 +28,7 @@ MAX_SOURCE = 300_000
 def source_flags(parsed: Parsed, exercises: Iterable[Any], known_sources: frozenset[str]) -> list[str]:
     """Remarks with line numbers, such as ``02.3 line 4: `toy.loss` is the reference``; cells as released are not looked at."""
     by_id = {exercise.id: exercise for exercise in exercises}
+    packages = reference_packages(by_id.values())
     imported: dict[str, str] = {}
     found: list[str] = []
     for cell in parsed.cells:
@@ -41,9 +42,15 @@ def source_flags(parsed: Parsed, exercises: Iterable[Any], known_sources: frozen
             continue
         where = cell.exercise or f"{cell.role} cell"
         subjects = [by_id[cell.exercise]] if cell.exercise in by_id else list(by_id.values())
-        for line, text in sorted({*_reference_uses(tree, imported, subjects), *_reaching(tree, imported)}):
+        for line, text in sorted({*_reference_uses(tree, imported, subjects, packages), *_reaching(tree, imported)}):
             found.append(f"{where} line {line}: {text}")
     return list(dict.fromkeys(clean(flag, 300) for flag in found))[:50]
+
+
+def reference_packages(exercises: Iterable[Any]) -> frozenset[str]:
+    """Top-level packages that answers do not come from: the course's own, and those of the references."""
+    modules = (getattr(exercise.reference, "__module__", None) for exercise in exercises)
+    return frozenset({PACKAGE, *(name.split(".")[0] for name in modules if isinstance(name, str))})
 
 
 def same_text(source: str) -> str:
@@ -86,8 +93,6 @@ def _dotted(node: ast.AST, imported: dict[str, str]) -> str | None:
 def _resolve(dotted: str) -> Any:
     """The object that a dotted name of this package stands for, looking only at what is imported already."""
     parts = dotted.split(".")
-    if parts[0] != PACKAGE:
-        return None
     for cut in range(len(parts), 0, -1):
         module = sys.modules.get(".".join(parts[:cut]))
         if module is None:
@@ -99,13 +104,15 @@ def _resolve(dotted: str) -> Any:
     return None
 
 
-def _reference_uses(tree: ast.Module, imported: dict[str, str], exercises: list[Any]) -> Iterator[tuple[int, str]]:
+def _reference_uses(
+    tree: ast.Module, imported: dict[str, str], exercises: list[Any], packages: frozenset[str]
+) -> Iterator[tuple[int, str]]:
     references = {id(exercise.reference): exercise for exercise in exercises if exercise.reference is not None}
     for node in ast.walk(tree):
         dotted = None
         if isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Load):
             dotted = _dotted(node, imported)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE):
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in packages:
             for alias in node.names:
                 exercise = references.get(id(_resolve(f"{node.module}.{alias.name}")))
                 if exercise is not None and len(exercises) == 1:
@@ -119,9 +126,11 @@ def _reference_uses(tree: ast.Module, imported: dict[str, str], exercises: list[
             for alias in node.names:
                 if alias.name.startswith((f"{PACKAGE}.grading", f"{PACKAGE}.exercises")):
                     yield node.lineno, f"imports `{alias.name}`, the grader's own code"
-        if dotted and dotted.startswith(PACKAGE) and (value := _resolve(dotted)) is not None:
-            if exercise := references.get(id(value)):
-                yield node.lineno, f"`{ast.unparse(node)[:80]}` is the reference of {exercise.id} (`{dotted}`)"
+        if dotted and dotted.split(".")[0] in packages:
+            value = _resolve(dotted)
+            if value is not None and id(value) in references:
+                shown = ast.unparse(node)[:80]
+                yield node.lineno, f"`{shown}` is the reference of {references[id(value)].id} (`{dotted}`)"
 
 
 def _reaching(tree: ast.Module, imported: dict[str, str]) -> Iterator[tuple[int, str]]:

@@ -45,7 +45,7 @@ class State:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "results").mkdir(parents=True, exist_ok=True)
-        self._lock = open(folder / "lock", "w")
+        self._lock = open(folder / "lock", "w")  # noqa: SIM115  held for as long as the run
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -46,7 +46,7 @@ def run_job(raw: bytes, out: int, get: Get) -> None:
         _called.clear()
         cases, body = wire.encode_observations(exercise.observe(candidate, task["seed"]))
         header = {"kind": "observations", "exercise": exercise.id, "cases": cases}
-        header["origin"] = _origin(candidate)
+        header["origin"] = _origin(candidate, job["packages"])
         header["calls_reference"] = exercise.id in _called
         _send(out, header, body)
     _send(out, {"kind": "done"})
@@ -137,10 +137,10 @@ def _line(source: str, number: int | None) -> str:
 # -- evidence that the reference was used ---------------------------------------------------------------------------
 
 
-def _origin(candidate: Any) -> str:
-    """Where an answer was defined, if that is this package."""
+def _origin(candidate: Any, packages: list[str]) -> str:
+    """Where an answer was defined, if that is one of the course's packages."""
     module = getattr(candidate, "__module__", "")
-    return module if isinstance(module, str) and module.split(".")[0] == "course_utils" else ""
+    return module if isinstance(module, str) and module.split(".")[0] in packages else ""
 
 
 def hide_reference(exercise: Exercise) -> None:

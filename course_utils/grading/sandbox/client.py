@@ -425,7 +425,7 @@ class _Probe:
         if self._asked:
             return None
         self._asked = True
-        return json.dumps({"cells": [], "exercises": [], "skip": [], "cell_seconds": 5}).encode()
+        return json.dumps({"cells": [], "exercises": [], "skip": [], "cell_seconds": 5, "packages": []}).encode()
 
     def on_frame(self, header: dict[str, Any], body: bytes) -> None:
         self.done = self.done or header["kind"] == "done"

@@ -1,0 +1,139 @@
+"""The same grading run on a Dask cluster: each submission is one task, each worker keeps a warm sandbox of its own."""
+
+from __future__ import annotations
+
+import atexit
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from course_utils.grading import submissions
+from course_utils.grading.batch import (
+    Course,
+    IsolationError,
+    Settings,
+    SubmissionRun,
+    needed_lessons,
+    sandbox_options,
+)
+from course_utils.grading.sandbox.client import Sandbox
+from course_utils.grading.submissions import BrokenSubmission, Submission
+
+AHEAD = 4
+"""Tasks handed out for each worker thread; the rest wait here, so that neither scheduler nor workers fill up."""
+MAX_TRIES = 3
+
+
+class ClusterGrader:
+    """Hands submissions to a Dask scheduler. Seeds and judges go to its workers, so they must be machines you trust."""
+
+    def __init__(self, settings: Settings, address: str, timeout: float = 30.0) -> None:
+        self.settings, self.address, self.timeout = settings, address, timeout
+        self.isolation = ""
+        self.notes: list[str] = []
+
+    def __call__(self, found: list[Submission], course: Course) -> Iterator[tuple[Submission, dict[str, Any]]]:
+        """Records in the order in which they are ready. A task lost with its worker is done again by another."""
+        from distributed import Client, KilledWorker, as_completed
+
+        settings = replace(self.settings, seed=course.seed)
+        glance = needed_lessons(found, course)
+        clear = all(glance.values()) or settings.lessons
+        numbers = (
+            sorted({n for text in glance.values() for n in text.split()} | set(settings.lessons))
+            if clear
+            else course.numbers
+        )
+        with Client(self.address, timeout=self.timeout, set_as_default=False) as client:
+            threads = sum(client.nthreads().values())
+            if not threads:
+                raise ConnectionError(f"the scheduler at {self.address} has no workers")
+            waiting = iter(found)
+            tasks: dict[Any, tuple[Submission, int]] = {}
+            running = as_completed(with_results=False)
+
+            def hand_out(submission: Submission, tries: int = 1) -> None:
+                future = client.submit(
+                    grade_one,
+                    _payload(submission, settings, numbers),
+                    key=f"course-grade-{course.key_for(submission.id)[:24]}-{tries}",
+                    pure=False,
+                )
+                tasks[future] = (submission, tries)
+                running.add(future)
+
+            for submission, _ in zip(waiting, range(threads * AHEAD)):
+                hand_out(submission)
+            for future in running:
+                submission, tries = tasks.pop(future)
+                try:
+                    answer = future.result()
+                except KilledWorker:
+                    if tries >= MAX_TRIES:
+                        raise
+                    hand_out(submission, tries + 1)
+                    continue
+                future.release()
+                self.isolation = answer["isolation"]
+                yield submission, answer["record"]
+                following = next(waiting, None)
+                if following is not None:
+                    hand_out(following)
+
+
+def _payload(submission: Submission, settings: Settings, numbers: list[str]) -> dict[str, Any]:
+    try:
+        data: bytes | None = submissions.read_bytes(submission.path)
+    except BrokenSubmission as error:
+        data, problem = None, str(error)
+    else:
+        problem = ""
+    return {"submission": submission, "data": data, "problem": problem, "settings": settings, "numbers": tuple(numbers)}
+
+
+# -- on a worker ---------------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_held: dict[Any, tuple[Sandbox, Course]] = {}
+
+
+def grade_one(payload: dict[str, Any]) -> dict[str, Any]:
+    """Grade one submission in this process's sandbox. One at a time: judging sets global random state."""
+    with _lock, tempfile.TemporaryDirectory(prefix="course-grade-in-") as folder:
+        settings, original = payload["settings"], payload["submission"]
+        path = Path(folder) / f"submission{original.path.suffix}"
+        if payload["data"] is not None:
+            path.write_bytes(payload["data"])
+        here = replace(original, path=path)
+        sandbox, course = _prepare(settings, payload["numbers"], here)
+        run = SubmissionRun(here, course)
+        run.refused = payload["problem"] or run.refused
+        for _ in sandbox.run(iter([run])):
+            pass
+        record = run.finish()
+        record["result"]["path"] = str(original.path)
+        return {"record": record, "isolation": sandbox.isolation}
+
+
+def _prepare(settings: Settings, numbers: tuple[str, ...], sample: Submission) -> tuple[Sandbox, Course]:
+    import torch
+
+    key = (settings, numbers)
+    if key not in _held:
+        while _held:
+            _held.popitem()[1][0].close()
+        torch.set_num_threads(1)
+        course = Course(settings, settings.seed or 0)
+        sandbox = Sandbox(sandbox_options(settings, course, numbers, [sample], 1))
+        try:
+            sandbox.start()
+            sandbox.ready(require=settings.require_isolation)
+        except (IsolationError, OSError):
+            sandbox.close()
+            raise
+        _held[key] = (sandbox, course)
+        atexit.register(sandbox.close)
+    return _held[key]

@@ -1,0 +1,176 @@
+"""nbgrader's gradebook through its own API, so that formgrader, feedback and export go on working after `course grade`."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from course_utils.grading import submissions
+from course_utils.grading.batch import Report
+from course_utils.grading.submissions import BrokenSubmission, Submission
+from course_utils.grading.wire import clean
+from course_utils.io import atomic_write
+
+SAFE_ID = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+def write(report: Report, database: Path, registry: Any, autograded: Path | None = None) -> None:
+    """Put every score into the gradebook, and write `autograded/STUDENT/ASSIGNMENT/NOTEBOOK.ipynb` for formgrader and feedback.
+
+    Assignments that `generate_assignment` made are used; others are created from the exercises. A score that a person gave by
+    hand stays, and is marked for review, as nbgrader does. Learners' outputs are left out, and raw HTML in their text is shown
+    as text: formgrader would run what is in them.
+
+    Args:
+        report: from `batch.grade`.
+        database: the SQLite file, such as `gradebook.db` in the course's nbgrader folder.
+        registry: module of the exercises, for lesson slugs.
+        autograded: where the notebooks go; `autograded` beside the database by default.
+    """
+    from nbgrader.api import Gradebook
+
+    autograded = autograded or database.resolve().parent / "autograded"
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with Gradebook(f"sqlite:///{database.resolve()}") as book:
+        for record in report.records:
+            for number in record["result"]["lessons"]:
+                exercises = [e for e in record["result"]["exercises"] if e["id"].split(".")[0] == number]
+                assignment = record["submission"].assignment or slug(registry, number)
+                Entry(book, record, assignment, exercises).write(autograded)
+
+
+def slug(registry: Any, number: str) -> str:
+    lesson = registry.get_lesson(number) if hasattr(registry, "get_lesson") else None
+    return lesson.slug if lesson is not None else f"lesson_{number}"
+
+
+class Entry:
+    """One submission of one assignment."""
+
+    def __init__(self, book: Any, record: dict[str, Any], assignment: str, exercises: list[dict[str, Any]]) -> None:
+        self.book, self.exercises, self.assignment = book, exercises, assignment
+        self.submission: Submission = record["submission"]
+        in_tree = bool(self.submission.assignment)
+        self.notebook = self.submission.path.stem if in_tree else assignment
+        self.student = SAFE_ID.sub("-", self.submission.student or self.submission.id)[:120] or "unnamed"
+
+    def write(self, autograded: Path) -> None:
+        self._prepare()
+        details = {"timestamp": self.submission.timestamp} if _is_time(self.submission.timestamp) else {}
+        self.book.update_or_create_student(self.student)
+        self.book.update_or_create_submission(self.assignment, self.student, **details)
+        for exercise in self.exercises:
+            self._grade(exercise)
+        self.book.db.commit()
+        with atomic_write(autograded / self.student / self.assignment / f"{self.notebook}.ipynb") as file:
+            json.dump(self._notebook(), file, indent=1)
+
+    def _prepare(self) -> None:
+        from nbgrader.api import MissingEntry
+
+        book, place = self.book, (self.notebook, self.assignment)
+        book.update_or_create_assignment(self.assignment)
+        book.update_or_create_notebook(*place)
+        for exercise in self.exercises:
+            check, answer = f"{exercise['id']}-check", f"{exercise['id']}-answer"
+            try:
+                book.find_grade_cell(check, *place)
+            except MissingEntry:
+                book.add_grade_cell(check, *place, max_score=exercise["max_score"], cell_type="code")
+                book.update_or_create_source_cell(check, *place, cell_type="code", source="")
+            try:
+                book.find_solution_cell(answer, *place)
+            except MissingEntry:
+                book.add_solution_cell(answer, *place)
+                book.update_or_create_source_cell(answer, *place, cell_type="code", source="")
+
+    def _grade(self, exercise: dict[str, Any]) -> None:
+        from nbgrader.api import Comment, Grade, MissingEntry
+
+        check, answer = f"{exercise['id']}-check", f"{exercise['id']}-answer"
+        place = (self.notebook, self.assignment)
+        held = self.book.find_submission_notebook(*place, self.student)
+        try:
+            grade = self.book.find_grade(check, *place, self.student)
+        except MissingEntry:  # the exercise is newer than the submission's entry
+            grade = Grade(cell=self.book.find_grade_cell(check, *place), notebook=held)
+            self.book.db.add(grade)
+        grade.auto_score = exercise["score"]
+        grade.needs_manual_grade = grade.manual_score is not None
+        try:
+            comment = self.book.find_comment(answer, *place, self.student)
+        except MissingEntry:
+            comment = Comment(cell=self.book.find_solution_cell(answer, *place), notebook=held)
+            self.book.db.add(comment)
+        comment.auto_comment = escape("\n".join(exercise["feedback"]))
+
+    def _notebook(self) -> dict[str, Any]:
+        """The submission for reading: its cells, our feedback under each check cell, nothing that a browser would run."""
+        by_id = {exercise["id"]: exercise for exercise in self.exercises}
+        cells, seen = [], set()
+        for cell in _plain_cells(self.submission.path):
+            role, exercise_id, source = cell
+            if role in ("answer", "check") and (exercise_id not in by_id or (role, exercise_id) in seen):
+                role = ""  # a copied cell would be graded twice
+            seen.add((role, exercise_id))
+            cells.append(_cell(role, exercise_id, source, by_id))
+        for exercise_id in by_id:
+            for role in ("answer", "check"):
+                if (role, exercise_id) not in seen:
+                    cells.append(_cell(role, exercise_id, "# this cell is missing in the submission", by_id))
+        kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+        return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 4}
+
+
+def _plain_cells(path: Path) -> list[tuple[str, str, str]]:
+    """(role, exercise, source) of every cell that can be read; role `markdown` for text."""
+    try:
+        raw = submissions.read_bytes(path)
+        listed = json.loads(submissions._text(raw))["cells"] if path.suffix == ".ipynb" else None
+        parsed = submissions.read(path)
+    except (BrokenSubmission, ValueError, KeyError, TypeError, RecursionError):
+        return [("markdown", "", "*The submission could not be read.*")]
+    if not isinstance(listed, list):
+        return [(cell.role, cell.exercise, cell.source) for cell in parsed.cells]
+    found, code = [], iter(parsed.cells)
+    for cell in listed[: submissions.MAX_CELLS]:
+        source = submissions._source(cell.get("source")) if isinstance(cell, dict) else None
+        if source is None:
+            continue
+        if cell.get("cell_type") == "code":
+            known = next(code, None)
+            found.append((known.role, known.exercise, known.source) if known else ("", "", source))
+        elif cell.get("cell_type") == "markdown":
+            found.append(("markdown", "", source))
+    return found
+
+
+def _cell(role: str, exercise_id: str, source: str, by_id: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    if role == "markdown":
+        safe = source.replace("&", "&amp;").replace("<", "&lt;").replace("](javascript:", "](")
+        return {"cell_type": "markdown", "metadata": {}, "source": clean(safe, 100_000)}
+    metadata: dict[str, Any] = {}
+    outputs: list[dict[str, Any]] = []
+    if role in ("answer", "check"):
+        exercise = by_id[exercise_id]
+        marks: dict[str, Any] = {"grade_id": f"{exercise_id}-{role}", "schema_version": 3, "task": False}
+        marks |= {"grade": role == "check", "locked": role == "check", "solution": role == "answer"}
+        if role == "check":
+            marks |= {"points": exercise["max_score"], "cell_type": "code"}
+            outputs = [{"output_type": "stream", "name": "stdout", "text": "\n".join(exercise["feedback"])}]
+        metadata["nbgrader"] = marks
+    body = {"cell_type": "code", "execution_count": None, "metadata": metadata, "outputs": outputs}
+    return {**body, "source": clean(source, submissions.MAX_SOURCE)}
+
+
+def _is_time(text: str) -> bool:
+    try:
+        from dateutil.parser import parse
+
+        parse(text)
+    except (ValueError, OverflowError, ImportError):
+        return False
+    return bool(text)
