@@ -1,7 +1,7 @@
 """Hostile and broken submissions, by class. Every one has only wrong answers unless it says what it should earn.
 
 Placeholders in the sources: OUTSIDE (a folder beside the submissions that must stay as it is), SUBMISSIONS (where the others
-lie), PORT (a listening TCP socket), UDP, UNIX (a unix socket), GRADER (the grader's process id).
+lie), PORT (a listening TCP socket), UDP, UNIXPATH and ABSTRACT (unix sockets), GRADER (the grader's process id).
 """
 
 # ruff: noqa: E501
@@ -139,9 +139,10 @@ add("read-classmate", "reading", "import json\nns = {'torch': torch, 'nn': nn}\n
     "    for c in json.load(open('SUBMISSIONS/honest-00.ipynb'))['cells']:\n"
     "        if 'def ' in c['source'] or 'class ' in c['source']: exec(c['source'], ns)\nexcept OSError: pass",
     answers={f"90.{i}": f"{f.__name__} = ns.get('{f.__name__}', lambda *a, **k: 0)\n" for i, f in enumerate(demo_lesson.ANSWERS, 1)})  # fmt: skip
-add("read-home", "reading", "import os, pathlib\nfound = []\nfor p in ['~', '/root', '/home', '/etc/shadow', '/proc/GRADER/environ', '/proc/GRADER/cwd']:\n"
-    "    try: found += os.listdir(os.path.expanduser(p)) if os.path.isdir(p) else [open(p, 'rb').read()]\n    except OSError: pass\n"
-    "if [f for f in found if f not in ('.ipython',)]:\n    raise MemoryError('LEAK')")  # fmt: skip
+add("read-home", "reading", "import os\nfound = []\nfor p in ['OUTSIDE', 'OUTSIDE/home', '/home', '/etc', 'SUBMISSIONS', '/proc/GRADER/cwd']:\n"
+    "    try: found += [f for f in os.listdir(p) if p != '/etc' or f in ('shadow', 'passwd')]\n    except OSError: pass\n"
+    "for p in ['OUTSIDE/home/secret', '/etc/shadow', '/proc/GRADER/environ', '/proc/1/environ']:\n"
+    "    try: found.append(open(p, 'rb').read(20))\n    except OSError: pass\nif found:\n    raise MemoryError(f'LEAK {found}')")  # fmt: skip
 add("read-grader-memory", "reading", "for pid in ['GRADER', '1', 'self/..' ] + [str(i) for i in range(2, 400)]:\n    try:\n        f = open(f'/proc/{pid}/mem', 'rb+')\n"
     "        g = open(f'/proc/{pid}/maps').read()\n    except (OSError, ValueError): continue\n    raise MemoryError('LEAK')")  # fmt: skip
 add(
@@ -498,7 +499,7 @@ add(
 add(
     "unix-socket",
     "network",
-    "import socket\nfor a in ('UNIX', '\\0course-attack'):\n    try:\n        s = socket.socket(socket.AF_UNIX); s.connect(a); s.send(b'leak')\n    except OSError: pass",
+    "import socket\nfor a in ('UNIXPATH', '\\0ABSTRACT'):\n    try:\n        s = socket.socket(socket.AF_UNIX); s.connect(a); s.send(b'leak')\n    except OSError: pass",
 )
 add(
     "listen",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -18,7 +19,7 @@ from course_utils.grading import batch, submissions
 from course_utils.grading.sandbox import linux, seccomp
 
 ISOLATIONS = ["namespaces+landlock+seccomp", "landlock+seccomp", "namespaces"]
-HONEST = 12
+HONEST = 8
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Canaries:
     def open(self) -> dict[str, str]:
         (self.outside / "solutions").mkdir(parents=True)
         (self.outside / "home").mkdir()
+        (self.outside / "home" / "secret").write_text("a secret")
         source = "import torch\nfrom torch import nn\n" + "\n".join(make.RIGHT.values())
         (self.outside / "solutions" / "90_demo.py").write_text(source)
         (self.outside / "gradebook.db").write_bytes(b"SQLite format 3\0 and the grades")
@@ -53,32 +55,40 @@ class Canaries:
         unix_path = self.outside / "u"
         unix.bind(str(unix_path))
         abstract = socket.socket(socket.AF_UNIX)
-        abstract.bind("\0course-attack")
+        abstract_name = f"course-attack-{os.getpid()}-{id(self)}"
+        abstract.bind(f"\0{abstract_name}")
         for listening in (unix, abstract):
             listening.listen()
         self.sockets = [tcp, udp, unix, abstract]
         for one in (tcp, unix, abstract):
             threading.Thread(target=self._accept, args=(one,), daemon=True).start()
         threading.Thread(target=self._receive, args=(udp,), daemon=True).start()
-        return {"PORT": str(tcp.getsockname()[1]), "UDP": str(udp.getsockname()[1]), "UNIX": str(unix_path)}
+        return {
+            "PORT": str(tcp.getsockname()[1]),
+            "UDP": str(udp.getsockname()[1]),
+            "UNIXPATH": str(unix_path),
+            "ABSTRACT": abstract_name,
+        }
 
     def _accept(self, listening: socket.socket) -> None:
         try:
             while True:
                 connection, _ = listening.accept()
-                self.heard.append(connection.recv(100))
+                self.heard.append(b"connected: " + connection.recv(100))
         except OSError:
             return
 
     def _receive(self, udp: socket.socket) -> None:
         try:
-            while True:
-                self.heard.append(udp.recv(100))
+            while data := udp.recv(100):
+                self.heard.append(data)
         except OSError:
             return
 
     def close(self) -> None:
         for one in self.sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
             one.close()
 
 
