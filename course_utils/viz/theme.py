@@ -41,10 +41,10 @@ def style(
         'training step'
     """
     text = f"<b>{title}</b>" + (f"<br><span style='font-size:13px;color:#555'>{subtitle}</span>" if subtitle else "")
-    top = 62 + 20 * text.count("<br>")
+    top = 66 + 22 * text.count("<br>")
     figure.update_layout(
         title={"text": text, "x": 0.0, "xanchor": "left", "xref": "paper", "font": {"size": 17}, "y": 1.0,
-               "yref": "container", "yanchor": "top", "pad": {"t": 14}},
+               "yref": "container", "yanchor": "top", "pad": {"t": 20}},
         template="plotly_white",
         font={"family": FONT, "size": 13, "color": INK},
         colorway=list(PALETTE),
@@ -54,6 +54,7 @@ def style(
         margin={"t": top, "l": 64, "r": 24, "b": 56},
         hoverlabel={"font": {"family": FONT}},
     )  # fmt: skip
+    figure.update_annotations(font_size=13)
     axis: dict[str, Any] = {"gridcolor": GRID, "zerolinecolor": "#BBBBBB", "automargin": True, "title_standoff": 8}
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)

@@ -27,7 +27,7 @@ def feature_directions(
     subtitle: str = "",
     importance: Any = None,
     columns: int = 5,
-    limit: float = 1.3,
+    limit: float = 1.45,
 ) -> go.Figure:
     """The columns of `W [panels, 2, features]` as arrows from the origin, one panel per instance; the circle has radius 1.
 
@@ -52,7 +52,7 @@ def feature_directions(
                 marker={"size": [0, 9], "color": colors[i]}, name=f"feature {i}",
                 hovertemplate=f"feature {i}<br>({x:.2f}, {y:.2f})<br>length {np.hypot(x, y):.2f}<extra></extra>", **at,
             )  # fmt: skip
-    style(figure, title, subtitle=subtitle, height=120 + 210 * rows, legend=False)
+    style(figure, title, subtitle=subtitle, height=140 + round(800 / columns) * rows, legend=False)
     figure.update_xaxes(range=[-limit, limit], showgrid=False, zeroline=True, showticklabels=False, constrain="domain")
     figure.update_yaxes(range=[-limit, limit], showgrid=False, zeroline=True, showticklabels=False, constrain="domain")
     for panel in range(panels):
@@ -76,8 +76,8 @@ def gram_heatmaps(W: Any, labels: Sequence[str], title: str, *, subtitle: str = 
             z=values, coloraxis="coloraxis", hovertemplate="from feature %{x} to %{y}<br>%{z:.2f}<extra></extra>"
         )
         figure.add_trace(heat, row=panel // columns + 1, col=panel % columns + 1)
-    style(figure, title, subtitle=subtitle, height=130 + 250 * rows, legend=False)
-    bar = {"title": {"text": "(WᵀW)ᵢⱼ"}, "thickness": 14}
+    style(figure, title, subtitle=subtitle, height=150 + round(760 / columns) * rows, legend=False)
+    bar = {"title": {"text": "(WᵀW)ᵢⱼ<br> "}, "thickness": 14}
     figure.update_layout(coloraxis={"colorscale": DIVERGING, "cmin": -1.2, "cmax": 1.2, "cmid": 0, "colorbar": bar})
     figure.update_yaxes(autorange="reversed", constrain="domain", showgrid=False)
     figure.update_xaxes(constrain="domain", showgrid=False)
@@ -114,9 +114,9 @@ def represented_bars(W: Any, labels: Sequence[str], title: str, *, subtitle: str
         )  # fmt: skip
         figure.add_trace(bars, row=panel // columns + 1, col=panel % columns + 1)
     style(figure, title, subtitle=subtitle, height=130 + 200 * rows, legend=False)
-    bar = {"title": {"text": "overlap with<br>other features"}, "thickness": 14}
-    figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 1, "colorbar": bar}, bargap=0.15)
-    figure.update_yaxes(range=[0, 1.35])
+    bar = {"title": {"text": "overlap with<br>the others<br> "}, "thickness": 14}
+    figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 2, "colorbar": bar}, bargap=0.15)
+    figure.update_yaxes(range=[0, 1.6])
     figure.update_xaxes(title_text="feature (0 is the most important)", title_font_size=11, row=rows)
     figure.update_yaxes(title_text="‖Wᵢ‖²", col=1)
     return figure
@@ -145,10 +145,20 @@ def features_per_dimension(
             marker=dots,
             name="features with ‖Wᵢ‖² > ½, over d",
         )
-    figure.add_hline(y=1, line={"color": "#999999", "dash": "dot"}, annotation_text="one feature per dimension")
+    figure.add_hline(y=1, line={"color": "#999999", "dash": "dot"})
     if onset is not None:
-        label = f"superposition from p = {onset:.2g}"
-        figure.add_vline(x=1 / onset, line={"color": PALETTE[3], "dash": "dash"}, annotation_text=label)
+        figure.add_vline(x=1 / onset, line={"color": PALETTE[3], "dash": "dash"})
+        label = f"superposition<br>from p = {onset:.2g}"
+        figure.add_annotation(
+            x=math.log10(1 / onset),
+            y=0.98,
+            yref="paper",
+            text=label,
+            showarrow=False,
+            xanchor="left",
+            xshift=6,
+            align="left",
+        )
     style(
         figure,
         title,
@@ -157,7 +167,8 @@ def features_per_dimension(
         y="features per dimension",
     )
     figure.update_xaxes(type="log", dtick=1)
-    figure.update_layout(legend={"x": 0.02, "y": 0.98, "bgcolor": "rgba(255,255,255,0.8)"})
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_layout(legend={"x": 0.98, "y": 0.05, "xanchor": "right", "bgcolor": "rgba(255,255,255,0.8)"})
     return figure
 
 
@@ -209,7 +220,7 @@ def loss_curves(
         )
     style(figure, title, subtitle=subtitle, x="training step", y="importance-weighted squared error" + " (log)" * log)
     if log:
-        figure.update_yaxes(type="log", exponentformat="power")
+        figure.update_yaxes(type="log", dtick="D2", exponentformat="power")
     return figure
 
 
@@ -251,20 +262,67 @@ def fate_map(
         1, 2, subplot_titles=["cheapest arrangement", "training"], horizontal_spacing=0.08, shared_yaxes=True
     )
     x, y = _numpy(importance), _numpy(density)
+    inside = (1 / x >= y.min()) & (1 / x <= y.max())
     for column, phase in enumerate((predicted, trained), start=1):
         figure.add_trace(_phase_heat(x, y, phase), row=1, col=column)
         figure.add_scatter(
-            x=x, y=1 / x, mode="lines", line={"color": "black", "dash": "dash", "width": 1.5}, name="equal importance × density",
-            showlegend=column == 1, row=1, col=column,
+            x=x[inside], y=1 / x[inside], mode="lines", line={"color": "black", "dash": "dash", "width": 1.5},
+            name="equal importance × density", showlegend=column == 1, row=1, col=column,
         )  # fmt: skip
     for name, color in PHASE_COLORS.items():
         square = {"symbol": "square", "size": 13, "color": color}
         figure.add_scatter(x=[None], y=[None], mode="markers", marker=square, name=name, row=1, col=1)
     style(figure, title, subtitle=subtitle, height=480)
     figure.update_xaxes(type="log", title_text="importance, relative to the others", showgrid=False, dtick=1)
-    figure.update_yaxes(type="log", showgrid=False, dtick=1, range=[np.log10(y.min()), np.log10(y.max())])
+    figure.update_yaxes(type="log", showgrid=False, dtick="D2")
     figure.update_yaxes(title_text="density, relative to the others", col=1)
     figure.update_layout(legend={"orientation": "h", "y": -0.2})
+    return figure
+
+
+def directions_svg(W: Any, labels: Sequence[str], size: int = 150, scale: float = 48.0) -> str:
+    """The same arrows as `feature_directions`, as a small stand-alone SVG for a text: `W [panels, 2, features]`."""
+    W = _numpy(W)
+    parts = [
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {size * len(W)} {size + 24}' font-family='sans-serif' font-size='13'>"
+    ]
+    parts.append(f"<rect width='{size * len(W)}' height='{size + 24}' fill='white'/>")
+    for panel, (w, label) in enumerate(zip(W, labels)):
+        x0, y0 = size * panel + size // 2, 24 + size // 2
+        parts.append(f"<text x='{x0}' y='16' text-anchor='middle' fill='#222'>{label}</text>")
+        parts.append(f"<circle cx='{x0}' cy='{y0}' r='{scale:.0f}' fill='none' stroke='#ccc'/>")
+        for i, (x, y) in enumerate(w.T):
+            x1, y1, color = round(x0 + scale * x), round(y0 - scale * y), PALETTE[i % len(PALETTE)]
+            parts.append(
+                f"<path d='M{x0} {y0}L{x1} {y1}' stroke='{color}' stroke-width='3'/><circle cx='{x1}' cy='{y1}' r='5' fill='{color}'/>"
+            )
+    return "".join(parts) + "</svg>"
+
+
+def strategy_costs(
+    p: Any, costs: Any, title: str, *, subtitle: str = "", trained: tuple[Any, Any] | None = None
+) -> go.Figure:
+    """Expected loss of each strategy against density, on logarithmic axes; `costs` maps a phase's name to its losses.
+
+    `trained`: densities and measured losses of trained models, drawn as circles.
+    """
+    p = _numpy(p)
+    figure = go.Figure()
+    for name in PHASES:
+        color = "#777777" if name == "ignored" else PHASE_COLORS[name]
+        dash = "dot" if name == "ignored" else "solid"
+        figure.add_scatter(
+            x=p, y=_numpy(costs[name]), mode="lines", name=name, line={"color": color, "width": 3, "dash": dash}
+        )
+    if trained is not None:
+        dots = {"color": "black", "size": 7, "symbol": "circle-open", "line": {"width": 2}}
+        figure.add_scatter(
+            x=_numpy(trained[0]), y=_numpy(trained[1]), mode="markers", name="trained models", marker=dots
+        )
+    style(figure, title, subtitle=subtitle, x="density p = 1 − S (left is sparser)", y="expected loss")
+    figure.update_xaxes(type="log", dtick=1)
+    figure.update_yaxes(type="log", exponentformat="power", dtick=1)
+    figure.update_layout(legend={"x": 0.02, "y": 0.98, "bgcolor": "rgba(255,255,255,0.8)"})
     return figure
 
 
@@ -362,6 +420,7 @@ def _numpy(values: Any) -> np.ndarray:
 
 __all__ = [
     "PHASE_COLORS",
+    "directions_svg",
     "fate_map",
     "feature_directions",
     "features_per_dimension",
@@ -372,4 +431,5 @@ __all__ = [
     "represented_bars",
     "sparsity_explorer",
     "sparsity_frame",
+    "strategy_costs",
 ]
