@@ -14,7 +14,7 @@ from sae_dashboard.sae_vis_runner import SaeVisRunner
 from sae_lens import SAE
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 
 def load_model(folder: str) -> HookedTransformer:
@@ -44,7 +44,17 @@ def load_model(folder: str) -> HookedTransformer:
         device="cpu",
         dtype=torch.float32,
     )
-    model = HookedTransformer(cfg, tokenizer=AutoTokenizer.from_pretrained(folder))
+    # the folder names a tokenizer class of a later transformers: read its file directly
+    names = {
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|im_end|>",
+        "unk_token": "<|endoftext|>",
+    }
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=f"{folder}/tokenizer.json", name_or_path=folder, add_bos_token=True, **names
+    )
+    model = HookedTransformer(cfg, tokenizer=tokenizer)
     model.load_and_process_state_dict(
         convert_llama_weights(hf, cfg),
         fold_ln=False,
@@ -63,6 +73,9 @@ def main(job_file: str) -> None:
     model = load_model(job["model"])
     sae = SAE.load_from_disk(job["sae"], device="cpu")
     sae = sae[0] if isinstance(sae, tuple) else sae
+    # it insists on folding the decoder's norms, which sae_lens refuses for this kind; rows have length 1, so nothing is lost
+    assert torch.allclose(sae.W_dec.norm(dim=1), torch.ones(len(sae.W_dec)), atol=1e-3)
+    sae.fold_W_dec_norm = lambda: None
     model(tokens[:2])  # first-call costs belong to neither side
     started = time.perf_counter()
     config = SaeVisConfig(
