@@ -14,6 +14,7 @@ from course_utils.sae.architectures import architecture_class
 from course_utils.sae.config import SAEConfig
 from course_utils.sae.sparse import SparseLatents
 
+SEED_SALT = 0x5AE_0000
 ROWS = 512  # rows of W_dec worked on at once, few enough to stay in cache between two operations
 
 
@@ -97,7 +98,8 @@ class SAE(nn.Module):
         super().__init__()
         self.cfg = cfg
         kind: dict[str, Any] = {"device": cfg.device, "dtype": getattr(torch, cfg.dtype)}
-        generator = torch.Generator().manual_seed(cfg.seed)
+        # salted: toy data made with the same small seed must not hand its true directions to the initial dictionary
+        generator = torch.Generator().manual_seed(cfg.seed + SEED_SALT)
         directions = torch.randn(cfg.d_sae, cfg.d_in, generator=generator)
         directions = directions / directions.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(directions.to(**kind))
