@@ -80,12 +80,13 @@ def main(
         return
     import torch
 
-    from course_utils import assets
     from course_utils.features import hook_name_of
     from course_utils.lm.model import fetch_model, load_model
-    from course_utils.viz.commands import corpus_tokens, default_sae, open_sae
+    from course_utils.lm.saes import SAES, available_saes
+    from course_utils.viz.commands import corpus_tokens, open_sae
 
-    folder = sae_folder or str(Path(assets.__file__).parent / "saes" / default_sae())
+    middle = next((name for name, entry in available_saes().items() if entry["alias"] == "middle"), "")
+    folder = sae_folder or str(SAES / middle)
     with tempfile.TemporaryDirectory() as scratch:
         tokens = corpus_tokens(load_model(), sequences * context, context)
         torch.save(tokens, Path(scratch) / "tokens.pt")

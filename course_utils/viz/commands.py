@@ -64,7 +64,7 @@ def dashboard(
 
     if live and (len(saes) > 1 or (out is not None and out.suffix.lower() in (".html", ".htm"))):
         raise click.UsageError("--serve takes one SAE and a folder as --out (or neither)")
-    coders = {Path(name).name: open_sae(name) for name in saes or (default_sae(),)}
+    coders = {Path(name).name: open_sae(name) for name in saes or ("middle",)}
     labels = _labels(labels_file)
     chosen = _numbers(latents, min(int(coder.W_dec.shape[0]) for coder in coders.values()))
     one = chosen[0] if chosen is not None and len(chosen) == 1 and not live else None
@@ -94,33 +94,14 @@ def dashboard(
         webbrowser.open(built[0].path.resolve().as_uri())
 
 
-def default_sae() -> str:
-    """The shipped SAE of the middle layer."""
-    from course_utils import assets
-    from course_utils.features import hook_layer
-
-    folders = Path(assets.__file__).parent / "saes"
-    shipped = []
-    for path in folders.glob("*/cfg.json"):
-        hook = json.loads(path.read_text(encoding="utf-8")).get("metadata", {}).get("hook_name", "")
-        if hook.startswith("blocks."):
-            shipped.append((hook_layer(hook), path.parent.name))
-    if not shipped:
-        raise click.ClickException(
-            "no SAE ships with this copy: name a folder that holds cfg.json and sae_weights.safetensors"
-        )
-    return sorted(shipped)[len(shipped) // 2][1]
-
-
 def open_sae(name: str) -> Any:
-    """An SAE from a folder in SAELens' format, or a shipped one by name."""
-    if Path(name).is_dir():
-        from course_utils.sae import SAE
+    """A shipped SAE by name, or one from a folder in SAELens' format."""
+    from course_utils.lm.saes import load_sae
 
-        return SAE.load(name)
-    from course_utils.lm import load_sae
-
-    return load_sae(name)
+    try:
+        return load_sae(name)
+    except (KeyError, ValueError) as error:
+        raise click.ClickException(str(error.args[0])) from error
 
 
 def corpus_tokens(model: Any, n_tokens: int, context: int) -> Any:

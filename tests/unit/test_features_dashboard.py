@@ -154,3 +154,44 @@ def test_figures_have_titles_and_axis_names():
         assert figure.layout.xaxis.title.text
         figure.to_json()
     assert "1 never fired" in figures[1].layout.title.text
+
+
+@pytest.fixture
+def tiny_world(monkeypatch, tmp_path):
+    """The command with the tiny model, SAE and text in place of the real ones."""
+    import course_utils.lm.model
+    import course_utils.lm.saes
+    from course_utils.viz import commands
+
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(course_utils.lm.model, "load_model", lambda name: tiny_model())
+    monkeypatch.setattr(course_utils.lm.saes, "load_sae", lambda name: tiny_sae(seed=len(name)))
+    monkeypatch.setattr(commands, "corpus_tokens", lambda model, n, context: tiny_tokens(10, context))
+    monkeypatch.chdir(tmp_path)
+    return commands
+
+
+def test_command_writes_a_page_a_site_and_linked_sites(tiny_world, tmp_path):
+    from click.testing import CliRunner
+
+    run = CliRunner().invoke
+    assert "latent_7.html" in run(tiny_world.dashboard, ["--latents", "7", "--context", "16"]).output
+    assert (tmp_path / "latent_7.html").exists()
+    done = run(tiny_world.dashboard, ["--context", "16", "--json", "--out", "site"])
+    assert json.loads(done.stdout.splitlines()[-1]) == [{"path": "site/index.html", "latents": 48}]
+    done = run(tiny_world.dashboard, ["one", "three", "--context", "16", "--out", "layers", "--latents", "0-3"])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "layers/one/data/latents-0.js").read_text()
+    assert "../three/index.html#/latent/" in text
+    assert run(tiny_world.dashboard, ["a", "b", "--serve"]).exit_code == 2
+
+
+def test_command_serves_from_the_cache(tiny_world, monkeypatch, tmp_path):
+    from click.testing import CliRunner
+
+    served = []
+    monkeypatch.setattr(tiny_world, "_serve", lambda site, *rest: served.append(site))
+    done = CliRunner().invoke(tiny_world.dashboard, ["--serve", "--context", "16", "--latents", "3"])
+    assert done.exit_code == 0, done.output
+    assert marker_of(served[0])["about"]["count"] == 1
+    assert str(served[0]).startswith(str(tmp_path / "cache"))

@@ -190,3 +190,11 @@ def test_docstring_examples():
         result = doctest.testmod(module)
         assert result.attempted
         assert not result.failed
+
+
+def test_bos_never_counts_wherever_it_stands():
+    tokens = tiny_tokens(4)
+    tokens[:, 9] = tiny_model().tokenizer.bos_token_id
+    for batch in latent_stream(tiny_model(), tiny_sae(), tokens):
+        assert not batch.counted[:, [0, 9]].any()
+        assert (batch.acts[:, 9] == 0).all()
