@@ -6,6 +6,18 @@ import importlib
 from typing import Any
 
 _WHERE = {
+    "activations": (
+        "ActivationBuffer",
+        "CollectedActivations",
+        "HookReader",
+        "collect_activations",
+        "open_activations",
+    ),
+    "corpus": ("Corpus", "Document", "PackedTokens", "corpus_sources", "load_corpus"),
+    "evaluate": ("LossRecovered", "evaluate_on_model", "loss_recovered"),
+    "messages": ("Messages", "best_single_token", "load_messages", "messages_manifest"),
+    "saes": ("available_saes", "load_sae"),
+    "train_lm_sae": ("TrainedSAE", "train_from_corpus"),
     "model": ("BUNDLED", "ModelUnavailable", "fetch_model", "load_model", "model_folder"),
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names}

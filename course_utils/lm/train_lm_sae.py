@@ -1,0 +1,423 @@
+"""Train SAEs on a language model from end to end: corpus, activations, training, held-out evaluation, files, model card.
+
+python -m course_utils.lm.train_lm_sae --hook blocks.11.hook_resid_post --tokens 400000 --out my_saes
+python -m course_utils.lm.train_lm_sae --shipped            # what made the SAEs that come with the course
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from course_utils import settings
+from course_utils.io import atomic_write, sha256, write_json
+from course_utils.lm.activations import CollectedActivations, collect_activations, layer_of
+from course_utils.lm.corpus import PackedTokens, Split, load_corpus
+from course_utils.lm.evaluate import evaluate_on_model
+from course_utils.lm.model import BUNDLED, load_model
+from course_utils.lm.saes import SAES
+from course_utils.sae.config import SAEConfig
+from course_utils.sae.train import train_sae
+
+SHIPPED = {
+    "early": "blocks.3.hook_resid_post",
+    "middle": "blocks.11.hook_resid_post",
+    "late": "blocks.21.hook_resid_post",
+}
+"""The hook points of the SAEs that come with the course."""
+
+
+@dataclass
+class TrainedSAE:
+    """One trained SAE with everything measured about it.
+
+    Attributes:
+        sae: the autoencoder, in evaluation mode.
+        metrics: held-out figures, see `evaluate_on_model`.
+        history: training metrics every few steps.
+        seconds: time for `collect`ing (all hook points together), `train`ing and `evaluate`ing.
+        folder: where it was saved, or None.
+    """
+
+    sae: Any
+    hook_name: str
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    tokens: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+def train_from_corpus(
+    hook_names: str | Sequence[str] = SHIPPED["middle"],
+    *,
+    model_name: str = BUNDLED,
+    tokens: int = 400_000,
+    context: int = 256,
+    sources: Sequence[str] | None = None,
+    architecture: str = "topk",
+    k: int = 32,
+    expansion: float = 8,
+    epochs: float = 3,
+    batch_size: int = 2048,
+    lr: float = 1e-3,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    collect_precision: Literal["float32", "bfloat16"] = "bfloat16",
+    workers: int = 1,
+    seed: int = 0,
+    heldout_tokens: int = 32_768,
+    loss_tokens: int = 16_384,
+    out: str | os.PathLike[str] | None = None,
+    names: Sequence[str] | None = None,
+    command: str | None = None,
+    config: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> list[TrainedSAE]:
+    """Train one SAE a hook point on the shipped corpus and measure it on held-out text.
+
+    Activations of all hook points come from one pass over the text and are kept in the cache folder, so that a second
+    call (or one after an interruption) goes on from there.
+
+    Args:
+        tokens: about how many tokens of training text.
+        sources: only these sources of the corpus.
+        expansion: latents per dimension of the activation.
+        epochs: passes over the activations.
+        precision: of the products in training. bfloat16 is quicker where the processor has it.
+        collect_precision: of the language model while collecting (evaluation is always in float32).
+        workers: processes that collect, one thread each; two beat one process with two threads.
+        out: folder in which each SAE gets its own; None saves nothing.
+        names: folder names, one a hook point; by default made from the model and hook point.
+        command: what to put into the model card as the way to make it again.
+        config: further fields of `SAEConfig`.
+
+    Returns:
+        One `TrainedSAE` a hook point, in the given order.
+    """
+    hooks = [hook_names] if isinstance(hook_names, str) else list(hook_names)
+    names = list(names) if names else [default_name(model_name, hook) for hook in hooks]
+    packed = _pack(load_tokenizer(model_name), "train", context, tokens, sources)
+    begun = time.monotonic()
+    collected = collect_parts(model_name, packed, hooks, collect_precision, workers, progress=progress)
+    collect_seconds = time.monotonic() - begun
+    model = load_model(model_name)
+    held = _pack(model.tokenizer, "heldout", context, heldout_tokens, sources)
+    results = []
+    for hook, name in zip(hooks, names, strict=True):
+        acts = torch.cat([part.acts for part in collected[hook]])
+        metadata = {
+            "model_name": model_name,
+            "hook_name": hook,
+            "hook_layer": layer_of(hook),
+            "context_size": context,
+            "prepend_bos": True,
+            "dataset_path": "course_utils/assets/corpus.jsonl.zst",
+            "training_tokens": len(acts),
+            "excluded": "BOS positions; tokens with a norm above ten times the median",
+        }
+        cfg = SAEConfig(
+            d_in=acts.shape[1],
+            d_sae=round(acts.shape[1] * expansion),
+            architecture=architecture,
+            k=k,
+            lr=lr,
+            batch_size=batch_size,
+            steps=max(1, int(len(acts) * epochs) // batch_size),
+            precision=precision,
+            seed=seed,
+            metadata=metadata,
+            **{"normalize_input": True, **(config or {})},
+        )
+        begun = time.monotonic()
+        trained = train_sae(acts, cfg, progress=progress)
+        train_seconds = time.monotonic() - begun
+        begun = time.monotonic()
+        metrics = evaluate_on_model(model, trained.sae, held, hook, loss_tokens=loss_tokens, progress=progress)
+        seconds = {"collect": collect_seconds, "train": train_seconds, "evaluate": time.monotonic() - begun}
+        result = TrainedSAE(trained.sae, hook, metrics, trained.history, len(acts), seconds)
+        dropped = sum(part.dropped["massive"] for part in collected[hook])
+        if out is not None:
+            result.folder = save_with_card(result, Path(out) / name, cfg, packed, epochs, dropped, command)
+        results.append(result)
+    return results
+
+
+def collect_parts(
+    model_name: str,
+    packed: PackedTokens,
+    hooks: Sequence[str],
+    precision: Literal["float32", "bfloat16"],
+    workers: int,
+    *,
+    progress: bool = True,
+) -> dict[str, list[CollectedActivations]]:
+    """Activations of `packed` from the cache folder, collected first (or collected further) where they are not there.
+
+    With several workers the sequences are dealt out in turn and each worker is a process with one thread.
+    """
+    folder = _cache_folder(model_name, packed, hooks, precision, workers)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"tokens": packed.tokens, "bos": packed.bos, "hooks": list(hooks)}, folder / "tokens.pt")
+    job = [sys.executable, "-m", __spec__.name if __spec__ else "course_utils.lm.train_lm_sae", "--collect"]
+    running = [
+        subprocess.Popen(
+            [*job, str(folder), f"{part}/{workers}", model_name, precision],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        )
+        for part in range(1, workers)
+    ]
+    try:
+        first = collect_part(folder, 0, workers, model_name, precision, progress=progress)
+        for process in running:
+            if process.wait():
+                raise RuntimeError("a collecting process failed (its message is above); what it had done is kept")
+    except BaseException:
+        for process in running:
+            process.terminate()
+        raise
+    rest = [collect_part(folder, part, workers, model_name, precision, progress=False) for part in range(1, workers)]
+    return {hook: [part[hook] for part in (first, *rest)] for hook in hooks}
+
+
+def collect_part(
+    folder: Path, part: int, workers: int, model_name: str, precision: Any, *, progress: bool
+) -> dict[str, CollectedActivations]:
+    """One worker's share; nothing is run when it is complete already."""
+    job = torch.load(folder / "tokens.pt", weights_only=True)
+    share = job["tokens"][part::workers]
+    # a bfloat16 copy of the model is 1.2 times faster than autocast and as good (benchmarks/results/lm_collect.md)
+    dtype = getattr(torch, precision)
+    return collect_activations(
+        load_model(model_name, dtype=dtype),
+        share,
+        job["hooks"],
+        bos=job["bos"],
+        dtype="bfloat16",
+        path=folder / f"part-{part}-of-{workers}",
+        batch_size=4,
+        progress=progress,
+    )
+
+
+def default_name(model_name: str, hook_name: str) -> str:
+    """Folder name of an SAE: `smollm2-135m-blocks.11.hook_resid_post`."""
+    return f"{Path(model_name).name}-{hook_name}"
+
+
+def load_tokenizer(model_name: str) -> Any:
+    """A model's tokenizer, without loading the bundled model's weights."""
+    if model_name != BUNDLED:
+        return load_model(model_name).tokenizer
+    from transformers import AutoTokenizer
+
+    from course_utils.lm.model import fetch_model
+
+    return AutoTokenizer.from_pretrained(fetch_model())
+
+
+def _pack(tokenizer: Any, split: Split, context: int, tokens: int, sources: Sequence[str] | None) -> PackedTokens:
+    return load_corpus(split, sources=sources).pack(tokenizer, context=context, max_tokens=tokens)
+
+
+def _cache_folder(model_name: str, packed: PackedTokens, hooks: Sequence[str], precision: str, workers: int) -> Path:
+    digest = hashlib.sha256(packed.tokens.to(torch.int32).numpy().tobytes())
+    digest.update(json.dumps([list(hooks), precision, workers]).encode())
+    return settings.cache() / "activations" / f"{Path(model_name).name}-{digest.hexdigest()[:16]}"
+
+
+# ---------------------------------------------------------------- files and model card
+
+
+def save_with_card(
+    result: TrainedSAE,
+    folder: Path,
+    cfg: SAEConfig,
+    packed: PackedTokens,
+    epochs: float,
+    dropped: int,
+    command: str | None,
+) -> Path:
+    """Write the SAE as float16 in SAELens' format, and `README.md` beside it."""
+    from course_utils.sae.files import save_sae
+
+    save_sae(result.sae, folder, dtype="float16")
+    with atomic_write(folder / "README.md") as file:
+        file.write(model_card(result, folder.name, cfg, packed, epochs, dropped, command))
+    write_json(folder / "metrics.json", {key: float(f"{value:.6g}") for key, value in result.metrics.items()})
+    return folder
+
+
+def model_card(
+    result: TrainedSAE,
+    name: str,
+    cfg: SAEConfig,
+    packed: PackedTokens,
+    epochs: float,
+    dropped: int,
+    command: str | None,
+) -> str:
+    """What was trained on what, how good it is, and how to make it again."""
+    m, shares = result.metrics, {s: packed.sources.count(s) / len(packed) for s in dict.fromkeys(packed.sources)}
+    mixture = ", ".join(f"{source} {share:.1%}" for source, share in sorted(shares.items(), key=lambda x: -x[1]))
+    threads = torch.get_num_threads()
+    held, asked, massive = int(m["activations"]), int(m["loss_tokens"]), int(m["dropped_massive"])
+    minutes = {what: f"{seconds / 60:.1f}" for what, seconds in result.seconds.items()}
+    command = command or "course_utils.lm.train_lm_sae.train_from_corpus(...)"
+    rows = [
+        ("latents active a token (L0)", f"{m['l0']:.1f}"),
+        ("variance unexplained (about the mean)", f"{m['fvu']:.4f}"),
+        ("cosine of activation and reconstruction", f"{m['cosine']:.4f}"),
+        ("length of reconstruction over length of activation", f"{m['length_ratio']:.4f}"),
+        ("dead latents (none active on the held-out tokens)", f"{m['dead_fraction']:.2%}"),
+        ("dense latents (active on more than 10% of tokens)", f"{m['dense_fraction']:.2%}"),
+        ("cross-entropy, nats a token: model as it is", f"{m['loss_clean']:.4f}"),
+        ("... reconstruction spliced in", f"{m['loss_spliced']:.4f}"),
+        ("... mean-ablated", f"{m['loss_mean']:.4f}"),
+        ("... zero-ablated", f"{m['loss_zero']:.4f}"),
+        ("loss recovered against mean ablation", f"{m['loss_versus_mean']:.4f}"),
+        ("loss recovered against zero ablation", f"{m['loss_versus_zero']:.4f}"),
+    ]
+    table = "\n".join(f"| {what} | {value} |" for what, value in rows)
+    steps = f"{cfg.steps:,} steps of {cfg.batch_size:,}, Adam at {cfg.lr:g}, seed {cfg.seed}"
+    return f"""# {name}
+
+A sparse autoencoder of `{cfg.metadata["hook_name"]}` of {cfg.metadata["model_name"]}: {cfg.architecture}, k = {cfg.k},
+{cfg.d_sae:,} latents ({cfg.d_sae / cfg.d_in:g} times the {cfg.d_in} dimensions), stored as float16 in SAELens' format.
+
+```python
+from course_utils.lm import load_sae
+sae = load_sae("{name}")                      # or sae_lens.SAE.load_from_disk(this folder)
+```
+
+## Held-out measurements
+
+On {held:,} tokens of documents it was not trained on ({asked:,} for cross-entropies), in float32. Replaced are the
+positions an SAE is trained on: BOS and tokens with a norm above ten times the median ({massive} here) keep their activation.
+
+| | |
+|---|---|
+{table}
+
+## Training
+
+- Data: {result.tokens:,} tokens of the course's corpus (`course_utils/assets/corpus.jsonl.zst`, train split), contexts of
+  {packed.tokens.shape[1]} tokens, seen {epochs:g} times: {mixture}.
+- Left out: BOS positions, and {dropped} tokens with a norm above ten times the median.
+- {steps}; inputs scaled to a mean squared length of d_in while training, the scale folded into the weights afterwards.
+- Time on two CPU cores shared with other work ({threads} thread): collecting {minutes["collect"]} min (all hook points of
+  the run together; near 0 means that they were cached), training {minutes["train"]} min.
+
+Make it again:
+
+```
+{command}
+```
+
+## Limits
+
+One small model, a few million tokens, mostly English prose and code of a few kinds: a latent's meaning should be checked on
+other text before it is relied on. Licence: CC0-1.0.
+"""
+
+
+def write_index(folder: Path = SAES) -> dict[str, Any]:
+    """Write `saes.json`: every SAE in `folder` with its hook point, alias, checksum and main figures."""
+    index = {}
+    aliases = {hook: alias for alias, hook in SHIPPED.items()}
+    for path in sorted(folder.glob("*/cfg.json")):
+        metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+        metrics = json.loads((path.parent / "metrics.json").read_text(encoding="utf-8"))
+        kept = ("l0", "fvu", "cosine", "dead_fraction", "loss_versus_mean", "loss_versus_zero")
+        index[path.parent.name] = {
+            "alias": aliases.get(metadata["hook_name"], ""),
+            "hook_name": metadata["hook_name"],
+            "model_name": metadata["model_name"],
+            "sha256": sha256(path.parent / "sae_weights.safetensors"),
+            **{key: metrics[key] for key in kept},
+        }
+    write_json(folder / "saes.json", dict(sorted(index.items(), key=lambda item: layer_of(item[1]["hook_name"]) or 0)))
+    return index
+
+
+# ---------------------------------------------------------------- command line
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m course_utils.lm.train_lm_sae", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--hook", action="append", help="hook point; may be given several times")
+    parser.add_argument(
+        "--shipped", action="store_true", help="the three hook points of the shipped SAEs, into the assets"
+    )
+    parser.add_argument("--model", default=BUNDLED)
+    parser.add_argument("--tokens", type=int, default=400_000, help="tokens of training text (default: 400,000)")
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--architecture", default="topk")
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--expansion", type=float, default=8)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--batch-size", type=int, default=2048)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--workers", type=int, default=1, help="collecting processes, one thread each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--loss-tokens", type=int, default=16_384, help="held-out tokens for the loss recovered")
+    parser.add_argument("--heldout-tokens", type=int, default=32_768, help="held-out tokens for the other figures")
+    parser.add_argument("--out", type=Path, default=Path("saes"))
+    parser.add_argument("--collect", nargs=4, help=argparse.SUPPRESS)  # a worker's job: folder, part, model, precision
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(given)
+    if options.collect:
+        folder, part, model_name, precision = options.collect
+        torch.set_num_threads(1)
+        collect_part(
+            Path(folder), int(part.split("/")[0]), int(part.split("/")[1]), model_name, precision, progress=False
+        )
+        return
+    hooks = options.hook or (list(SHIPPED.values()) if options.shipped else [SHIPPED["middle"]])
+    out = SAES if options.shipped else options.out
+    results = train_from_corpus(
+        hooks,
+        model_name=options.model,
+        tokens=options.tokens,
+        context=options.context,
+        architecture=options.architecture,
+        k=options.k,
+        expansion=options.expansion,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        precision=options.precision,
+        workers=options.workers,
+        seed=options.seed,
+        loss_tokens=options.loss_tokens,
+        heldout_tokens=options.heldout_tokens,
+        out=out,
+        command=f"python -m course_utils.lm.train_lm_sae {shlex.join(given)}".strip(),
+    )
+    if options.shipped:
+        write_index()
+    for result in results:
+        m = result.metrics
+        print(
+            f"{result.hook_name}: L0 {m['l0']:.1f}, variance unexplained {m['fvu']:.4f}, cosine {m['cosine']:.4f}, dead "
+            f"{m['dead_fraction']:.2%}, loss recovered {m['loss_versus_mean']:.4f} (mean) {m['loss_versus_zero']:.4f} (zero) "
+            f"-> {result.folder}"
+        )
+
+
+if __name__ == "__main__":
+    main()
