@@ -44,7 +44,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_utils import check, hint, progress, solution, toy  # noqa: F401
+from course_utils import check, hint, progress, solution, toy
 from course_utils.toy import PHASES, ToyModelConfig
 from course_utils.viz import toy as draw
 
