@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from course_utils.lm.activations import MASSIVE_NORM_RATIO, HookReader, _bos_id, _counted, collect_activations
+from course_utils.lm.corpus import PackedTokens
 from course_utils.sae.metrics import evaluate_sae
 
 
@@ -78,6 +79,7 @@ def loss_recovered(
     ids = torch.as_tensor(getattr(tokens, "tokens", tokens))
     bos = _bos_id(model, tokens, None)
     counted = _counted(ids, attention_mask, bos)
+    text = torch.ones_like(counted) if attention_mask is None else attention_mask.bool()
     read = HookReader(model, [name])
     median = _median_norm(read, name, ids, counted)
     if mean is None:
@@ -100,7 +102,7 @@ def loss_recovered(
         for kind in ("spliced", "clean", "zero", "mean"):
             hooks = [] if kind == "clean" else [(name, _with_kind(intervene, kind))]
             logits = model.run_with_hooks(batch.to(read.device), fwd_hooks=hooks, return_type="logits")
-            losses, counts = _token_losses(logits, batch, kept["where"], bos)
+            losses, counts = _token_losses(logits, batch, kept["where"], text[start : start + batch_size], bos)
             totals[kind] += losses
         n += counts
     if not n:
@@ -132,7 +134,8 @@ def evaluate_on_model(
     result |= {"activations": float(len(found)), "dropped_massive": float(found.dropped["massive"])}
     ids = torch.as_tensor(getattr(tokens, "tokens", tokens))
     rows = len(ids) if loss_tokens is None else max(1, loss_tokens // ids.shape[1])
-    loss = loss_recovered(model, sae, ids[:rows], name, mean=found.acts.float().mean(0), progress=progress)
+    part = tokens._take(range(min(rows, len(ids)))) if isinstance(tokens, PackedTokens) else ids[:rows]
+    loss = loss_recovered(model, sae, part, name, mean=found.acts.float().mean(0), progress=progress)
     return result | {f"loss_{key}": float(value) for key, value in loss.as_dict().items()}
 
 
@@ -153,11 +156,15 @@ def _replaced(activation: Tensor, where: Tensor, kind: str, sae: Any, mean: Tens
 
 
 def _token_losses(
-    logits: Float[Tensor, "batch context vocabulary"], ids: Int[Tensor, "batch context"], where: Tensor, bos: int | None
+    logits: Float[Tensor, "batch context vocabulary"],
+    ids: Int[Tensor, "batch context"],
+    where: Bool[Tensor, "batch context"],
+    text: Bool[Tensor, "batch context"],
+    bos: int | None,
 ) -> tuple[float, int]:
-    """Summed cross-entropy of the tokens that follow the positions `where`, and their number."""
+    """Summed cross-entropy of the text tokens that follow the positions `where`, and their number."""
     ids = ids.to(logits.device)
-    ask = where[:, :-1].clone()
+    ask = where[:, :-1] & text[:, 1:].to(logits.device)  # padding is nothing to foretell
     if bos is not None:
         ask &= ids[:, 1:] != bos  # the beginning of another document cannot be foretold
     targets = ids[:, 1:][ask]
