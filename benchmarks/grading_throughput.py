@@ -28,6 +28,7 @@ sys.path.insert(0, str(TESTS))
 
 ENVIRONMENT = {
     **os.environ,
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),  # nbgrader starts alembic
     "PYTHONPATH": str(TESTS),
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",

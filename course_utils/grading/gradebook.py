@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import sys
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -34,12 +38,23 @@ def write(report: Report, database: Path, registry: Any, autograded: Path | None
 
     autograded = autograded or database.resolve().parent / "autograded"
     database.parent.mkdir(parents=True, exist_ok=True)
-    with Gradebook(f"sqlite:///{database.resolve()}") as book:
+    with _own_programs_found(), Gradebook(f"sqlite:///{database.resolve()}") as book:
         for record in report.records:
             for number in record["result"]["lessons"]:
                 exercises = [e for e in record["result"]["exercises"] if e["id"].split(".")[0] == number]
                 assignment = record["submission"].assignment or slug(registry, number)
                 Entry(book, record, assignment, exercises).write(autograded)
+
+
+@contextlib.contextmanager
+def _own_programs_found() -> Iterator[None]:
+    """nbgrader starts `alembic` by name for a new database: find the one beside this Python, activated or not."""
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 def slug(registry: Any, number: str) -> str:

@@ -26,7 +26,7 @@ def test_every_plain_value_survives_exactly() -> None:
     values = {
         "none": None, "yes": True, "n": -5, "x": 0.1, "inf": -math.inf, "text": "ü\n`", "empty": np.zeros((0, 3), np.float32),
         "f16": np.ones(3, np.float16), "i64": np.arange(6).reshape(2, 3), "bools": np.array([True, False]),
-        "scalar": np.float32(2).reshape(()), "big-endian": np.arange(3, dtype=">i4"), "words": np.array([["a", "bc"]]),
+        "scalar": np.array(2, np.float32), "big-endian": np.arange(3, dtype=">i4"), "words": np.array([["a", "bc"]]),
     }  # fmt: skip
     seen = roundtrip(
         {"one": Observation(values=values), "two": Observation(failure=Failure("raised", "m", "E", "l", "s"))}
