@@ -13,6 +13,7 @@ import signal
 import sys
 import sysconfig
 import threading
+import time
 import traceback
 import types
 import warnings
@@ -198,6 +199,8 @@ def watched(candidate: Any) -> Any:
 _learner_runs = threading.local()
 RING_AGAIN = 0.5
 """Seconds between rings: code that swallows one (`except:` inside a loop) is asked again."""
+PATIENCE = 5
+"""How many times its CPU seconds code may take by the clock."""
 
 
 @contextlib.contextmanager
@@ -212,8 +215,10 @@ def _stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Stop learner code inside `observe_case` after `seconds` of wall clock, in any thread and on any system.
+    """Stop learner code inside `observe_case` after `seconds`, in any thread and on any system.
 
+    The seconds are of this process's CPU time, so that a right answer on a busy machine is not stopped; code that waits
+    instead of computing is stopped after `PATIENCE` times as long.
     The main thread of a Unix process is stopped by a signal, which also ends waiting; elsewhere (threads, Windows) the
     stop comes between two steps of Python code, so a single call into compiled code runs to its end first.
     """
@@ -226,8 +231,11 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signal_limit(seconds: float, message: str) -> Iterator[None]:
+    started, worked = time.monotonic(), time.process_time()
+
     def ring(signum: int, frame: Any) -> None:
-        if getattr(_learner_runs, "now", False):
+        spent = time.process_time() - worked >= seconds or time.monotonic() - started >= PATIENCE * seconds
+        if spent and getattr(_learner_runs, "now", False):
             raise _Stop(message)
 
     before = signal.signal(signal.SIGALRM, ring)
@@ -248,9 +256,10 @@ def _thread_limit(seconds: float, message: str) -> Iterator[None]:
     state = _learner_runs.__dict__  # of this thread; the watcher has its own
 
     def watch() -> None:
-        wait = seconds
+        started, worked, wait = time.monotonic(), time.process_time(), seconds
         while not over.wait(wait):
-            if state.get("now", False):
+            spent = time.process_time() - worked >= seconds or time.monotonic() - started >= PATIENCE * seconds
+            if spent and state.get("now", False):
                 raise_in(ctypes.c_ulong(thread), ctypes.py_object(stop))
             wait = RING_AGAIN
 

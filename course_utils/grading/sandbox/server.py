@@ -97,6 +97,7 @@ def warm_up(config: dict[str, Any]) -> Any:
         torch.set_num_threads(1)
         x = torch.ones(8, 8, requires_grad=True)  # first use looks at /proc and picks kernels: do it here
         (torch.nn.functional.softmax(x @ x, dim=0) @ torch.linalg.inv(torch.eye(8))).sum().backward()
+        torch.optim.Adam([x]).step()  # the first optimizer imports the compiler: seconds, once instead of in every child
     return registry
 
 
