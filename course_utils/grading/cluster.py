@@ -53,7 +53,7 @@ class ClusterGrader:
                 raise ConnectionError(f"the scheduler at {self.address} has no workers")
             waiting = iter(found)
             tasks: dict[Any, tuple[Submission, int]] = {}
-            running = as_completed(with_results=False)
+            running = as_completed(loop=client.loop)
 
             def hand_out(submission: Submission, tries: int = 1) -> None:
                 future = client.submit(

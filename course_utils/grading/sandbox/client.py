@@ -292,6 +292,8 @@ class Sandbox:
                 if slot.attempt is None:
                     if key.fileobj is slot.control:  # an idle worker has nothing to say: it died
                         self._drop(slot)
+                elif key.fileobj is slot.control and slot.process is not None and slot.process.poll() is None:
+                    self._selector.unregister(slot.control)  # a fresh interpreter closes it before learner code runs
                 elif key.fileobj is slot.control:
                     if (attempt := self._ended(slot)) is not None:
                         finished.append(attempt)
@@ -301,6 +303,9 @@ class Sandbox:
             for slot in self._slots:
                 if slot.attempt is not None and now > slot.attempt.deadline:
                     self._stop(slot)
+                if slot.attempt and slot.process and slot.process.poll() is not None:
+                    attempt = self._ended(slot)
+                    finished += [attempt] if attempt else []
 
     def _begin(self, slot: _Slot, attempt: Any) -> bool:
         """Start the attempt's next job; False if it has none."""
@@ -384,10 +389,10 @@ class Sandbox:
 
     def _last_words(self, slot: _Slot) -> Ended:
         assert slot.control is not None
-        try:
-            data = slot.control.recv(1 << 16)
-        except OSError:
-            data = b""
+        data = b""
+        if slot.process is None:
+            with contextlib.suppress(OSError):
+                data = slot.control.recv(1 << 16)
         if data:
             message = json.loads(data)
             return Ended(message["code"], message["signal"], message["why"], message["cpu"])
@@ -418,7 +423,7 @@ class _Probe:
     """A job with nothing in it: does a child come up, confined, and say so?"""
 
     def __init__(self) -> None:
-        self.deadline = time.monotonic() + 60
+        self.deadline = time.monotonic() + START_SECONDS
         self.done, self.problem, self._asked = False, "", False
 
     def next_job(self) -> bytes | None:

@@ -97,7 +97,9 @@ def warm_up(config: dict[str, Any]) -> Any:
         torch.set_num_threads(1)
         x = torch.ones(8, 8, requires_grad=True)  # first use looks at /proc and picks kernels: do it here
         (torch.nn.functional.softmax(x @ x, dim=0) @ torch.linalg.inv(torch.eye(8))).sum().backward()
-        torch.optim.Adam([x]).step()  # the first optimizer imports the compiler: seconds, once instead of in every child
+        torch.optim.Adam(
+            [x]
+        ).step()  # the first optimizer imports the compiler: seconds, once instead of in every child
     return registry
 
 
@@ -305,9 +307,12 @@ def serve_once(control: socket.socket, config: dict[str, Any], registry: Any) ->
         return
     control.close()
     job, result = fds
-    os.setsid()
-    _only_these_open(job, result)
-    confine.confine((), limits, scratch, config["uid"], config["read_only"])
+    _only_these_open(job, result)  # the trusted side has made this process the leader of a session already
+    try:
+        confine.confine((), limits, scratch, config["uid"], config["read_only"])
+    except OSError as error:
+        child._send(result, {"kind": "unconfined", "error": str(error)})
+        os._exit(CONFINEMENT_FAILED)
     child._send(result, {"kind": "confined"})
     child.run_job(_read_all(job), result, registry.get)
     os._exit(0)
