@@ -17,6 +17,7 @@ from course_utils.grading.batch import Report
 from course_utils.grading.submissions import BrokenSubmission, Submission
 from course_utils.grading.wire import clean
 from course_utils.io import atomic_write
+from course_utils.lessons import grade_id
 
 SAFE_ID = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -90,7 +91,7 @@ class Entry:
         book.update_or_create_assignment(self.assignment)
         book.update_or_create_notebook(*place)
         for exercise in self.exercises:
-            check, answer = f"{exercise['id']}-check", f"{exercise['id']}-answer"
+            check, answer = grade_id("check", exercise["id"]), grade_id("answer", exercise["id"])
             try:
                 book.find_grade_cell(check, *place)
             except MissingEntry:
@@ -105,7 +106,7 @@ class Entry:
     def _grade(self, exercise: dict[str, Any]) -> None:
         from nbgrader.api import Comment, Grade, MissingEntry
 
-        check, answer = f"{exercise['id']}-check", f"{exercise['id']}-answer"
+        check, answer = grade_id("check", exercise["id"]), grade_id("answer", exercise["id"])
         place = (self.notebook, self.assignment)
         held = self.book.find_submission_notebook(*place, self.student)
         try:
@@ -171,7 +172,7 @@ def _cell(role: str, exercise_id: str, source: str, by_id: dict[str, dict[str, A
     outputs: list[dict[str, Any]] = []
     if role in ("answer", "check"):
         exercise = by_id[exercise_id]
-        marks: dict[str, Any] = {"grade_id": f"{exercise_id}-{role}", "schema_version": 3, "task": False}
+        marks: dict[str, Any] = {"grade_id": grade_id(role, exercise_id), "schema_version": 3, "task": False}
         marks |= {"grade": role == "check", "locked": role == "check", "solution": role == "answer"}
         if role == "check":
             marks |= {"points": exercise["max_score"], "cell_type": "code"}

@@ -157,7 +157,7 @@ def test_gradebook_feedback_and_export_go_on_working(report: batch.Report) -> No
         assert scores == {"ann": 20, "bob": 0, "-cmd-": 18, "eve": 0}
         assert book.find_assignment("90_demo").max_score == 20
         assert book.find_submission("90_demo", "bob").timestamp.year == 2026
-        grade = book.find_grade("90.1-check", "90_demo", "90_demo", "bob")
+        grade = book.find_grade("check-90-1", "90_demo", "90_demo", "bob")
         assert not grade.needs_manual_grade
         grade.manual_score = 1.5
         book.db.commit()
@@ -167,7 +167,7 @@ def test_gradebook_feedback_and_export_go_on_working(report: batch.Report) -> No
     config.CourseDirectory.db_url = f"sqlite:///{database}"
     api = NbGraderAPI(config=config)
     with Gradebook(f"sqlite:///{database}") as book:
-        grade = book.find_grade("90.1-check", "90_demo", "90_demo", "bob")
+        grade = book.find_grade("check-90-1", "90_demo", "90_demo", "bob")
         assert (grade.score, grade.needs_manual_grade) == (1.5, True)  # a person's score stays
         exporter = CsvExportPlugin()
         exporter.to = str(course / "grades.csv")
