@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import builtins
 import dis
-import importlib.util
 import inspect
 import json
 import subprocess
@@ -54,33 +53,12 @@ def main(numbers: tuple[str, ...], out: Path | None) -> None:
 def grade(paths: list[Path], result_file: Path) -> dict[str, Any]:
     """Grade files with `course grade` and give its JSON."""
     result_file.parent.mkdir(parents=True, exist_ok=True)
-    if importlib.util.find_spec("course_utils.grading.commands") is None:
-        return grade_here(paths)
     command = [sys.executable, "-m", "course_utils.cli", "grade", *map(str, paths), "--json", str(result_file)]
     result_file.unlink(missing_ok=True)
     done = subprocess.run(command, capture_output=True, text=True)
     if not result_file.exists():
         raise click.ClickException(f"course grade gave no result:\n{(done.stderr or done.stdout)[-2000:]}")
     return json.loads(result_file.read_text(encoding="utf-8"))
-
-
-def grade_here(paths: list[Path]) -> dict[str, Any]:
-    """The same without a sandbox, in this process: these files are the course's own."""
-    from course_utils.grading.local import load_answers
-
-    submissions = []
-    for path in paths:
-        answers = load_answers(path)
-        verdicts = [answers.grade(exercise.id) for exercise in exercises.for_lesson(path.stem[:2])]
-        submissions.append(
-            {
-                "id": path.stem,
-                "score": sum(verdict.score for verdict in verdicts),
-                "max_score": sum(verdict.max_score for verdict in verdicts),
-                "exercises": [verdict.to_dict() for verdict in verdicts],
-            }
-        )
-    return {"isolation": "none (the course's own files, in this process)", "submissions": submissions}
 
 
 # -- the flawed submission -----------------------------------------------------------------------------------------

@@ -39,22 +39,30 @@ class DemoClass:
 
     def run(self, *command: str, fails: bool = False) -> str:
         """One of this environment's programs in the class's folder; gives its output."""
+        with self.start(*command) as process:
+            stdout, stderr = process.communicate(timeout=600)
+        output = stdout + stderr
+        assert bool(process.returncode) == fails, (
+            f"{' '.join(command)} ended with {process.returncode}:\n{output[-4000:]}"
+        )
+        return output
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """The same, still running."""
         program = Path(sys.executable).with_name(command[0])  # found without the environment being activated
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "COURSE_SEED"},
             "PYTHONPATH": str(DEMO),
             "COURSE_ROOT": str(self.root),
             "COURSE_HOME": str(self.root / "teacher-home"),
             "JUPYTER_CONFIG_DIR": str(self.root / "jupyter"),
             "OMP_NUM_THREADS": "1",
+            **environment,
         }
-        environment.pop("COURSE_SEED", None)
-        done = subprocess.run(
-            [program, *command[1:]], cwd=self.root, env=environment, capture_output=True, text=True, timeout=300
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [program, *command[1:]], cwd=self.root, env=environment, stdout=pipe, stderr=pipe, text=True
         )
-        output = done.stdout + done.stderr
-        assert bool(done.returncode) == fails, f"{' '.join(command)} ended with {done.returncode}:\n{output[-4000:]}"
-        return output
 
     def submit(self, student: str, change: Callable[[Any], None] | None = None, lesson: str = SLUG) -> Path:
         """Hand in the learner's copy for a student, after `change` has worked on the notebook."""
