@@ -26,7 +26,11 @@ Step = Callable[["object"], object]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--rounds", default=15, help="Measured rounds, after 4 to warm up.")
+@click.option("--rounds", default=15, help="Measured rounds, after 3 to warm up.")
+@click.option(
+    "--clock", default="wall", type=click.Choice(["wall", "cpu"]), help="cpu: processor time, for busy machines."
+)
+@click.option("--memory/--no-memory", default=True, help="Also measure each entry's peak memory, in a process each.")
 @click.option("--threads", default=2, help="Threads for everything.")
 @click.option(
     "--precision",
@@ -38,7 +42,7 @@ Step = Callable[["object"], object]
     "--memory-of", default=None, hidden=True, help="Print the peak memory of a process that runs only this entry."
 )
 @click.option("--out", default="sae_speed", help="Name of the files in benchmarks/results.")
-def main(rounds: int, threads: int, precision: str, memory_of: str | None, out: str) -> None:
+def main(rounds: int, threads: int, clock: str, memory: bool, precision: str, memory_of: str | None, out: str) -> None:
     """Measure and write benchmarks/results/NAME.md and NAME.json."""
     import torch
 
@@ -50,17 +54,17 @@ def main(rounds: int, threads: int, precision: str, memory_of: str | None, out: 
     torch.manual_seed(0)
     data = torch.randn(8 * BATCH, D_IN)
     steps, missing = entries()
-    times = interleave(steps, [data[i * BATCH : (i + 1) * BATCH] for i in range(8)], rounds)
-    toys = toy_times(rounds)
-    memory = {name: measure_memory(name, threads) for name in steps if "GEMM" not in name}
+    times = interleave(steps, [data[i * BATCH : (i + 1) * BATCH] for i in range(8)], rounds, clock)
+    toys = toy_times(rounds, clock)
+    peaks = {name: measure_memory(name, threads) for name in steps if "GEMM" not in name} if memory else {}
     quality = final_losses()
     result = {
         "command": "python -m benchmarks.sae_speed " + " ".join(sys.argv[1:]),
         "date": time.strftime("%Y-%m-%d"),
-        "machine": describe_machine(threads, precision),
+        "machine": describe_machine(threads, precision, clock),
         "ms": times,
         "toy_ms": toys,
-        "peak_mb_of_a_step": memory,
+        "peak_mb_of_a_step": peaks,
         "final_loss": quality,
         "not_importable": missing,
     }
@@ -205,19 +209,22 @@ def sparsify_steps() -> dict[str, Step]:
     return {"sparsify TopK": step}
 
 
-def interleave(steps: dict[str, Step], batches: list, rounds: int, warmup: int = 4) -> dict[str, dict[str, float]]:
+def interleave(
+    steps: dict[str, Step], batches: list, rounds: int, clock: str, warmup: int = 3
+) -> dict[str, dict[str, float]]:
     """Median and smallest milliseconds of each entry; every round runs all of them once."""
+    now = time.process_time if clock == "cpu" else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for i in range(rounds + warmup):
         for name, step in steps.items():
-            started = time.perf_counter()
+            started = now()
             step(batches[i % len(batches)])
             if i >= warmup:
-                taken[name].append(1e3 * (time.perf_counter() - started))
+                taken[name].append(1e3 * (now() - started))
     return {name: {"median": statistics.median(one), "min": min(one)} for name, one in taken.items()}
 
 
-def toy_times(rounds: int) -> dict[str, dict[str, float]]:
+def toy_times(rounds: int, clock: str) -> dict[str, dict[str, float]]:
     """One toy SAE against 16 of them as one batch (lesson 05's sizes: 5 dimensions, 20 latents)."""
     import torch
 
@@ -230,7 +237,7 @@ def toy_times(rounds: int) -> dict[str, dict[str, float]]:
         "one toy SAE": SAETrainer(cfg(0)).step,
         "16 toy SAEs as one": ManySAEs([cfg(seed) for seed in range(16)]).step,
     }
-    return interleave(steps, [torch.randn(256, 5) for _ in range(8)], 10 * rounds)
+    return interleave(steps, [torch.randn(256, 5) for _ in range(8)], 10 * rounds, clock)
 
 
 def final_losses(steps: int = 150) -> dict[str, float]:
@@ -280,7 +287,7 @@ def measure_memory(name: str, threads: int) -> float | None:
     return float(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
 
 
-def describe_machine(threads: int, precision: str) -> str:
+def describe_machine(threads: int, precision: str, clock: str) -> str:
     """Processor, threads, versions and load, in one line."""
     import torch
 
@@ -291,7 +298,7 @@ def describe_machine(threads: int, precision: str) -> str:
         )
     flags = "with AMX-BF16" if info.exists() and "amx_bf16" in info.read_text() else ""
     load = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    return f"{model} {flags}, {threads} threads, fp32 matmul precision {precision!r}, torch {torch.__version__}, {load}"
+    return f"{model} {flags}, {threads} threads, {clock} time, fp32 matmul precision {precision!r}, torch {torch.__version__}, {load}"
 
 
 def report(result: dict) -> str:
