@@ -515,6 +515,7 @@ train = lesson.exercise(
     difficulty=3,
     importance=4,
     minutes=15,
+    seconds=60.0,  # the first optimizer of a process imports half of torch: seconds on a busy machine
     hints=(
         "A step: set the learning rate, draw a batch, loss, zero the gradients, backward, step, remember the "
         "loss. Adam is made once, before the loop.",
