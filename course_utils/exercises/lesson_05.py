@@ -13,7 +13,6 @@ from course_utils.sae.architectures.jumprelu import Heaviside, JumpReLU
 from course_utils.sae.config import SAEConfig
 from course_utils.sae.metrics import match_directions
 from course_utils.sae.model import SAE, remove_parallel_gradient
-from course_utils.sae.sparse import row_topk
 
 lesson = Lesson("05", "Sparse autoencoders in PyTorch", slug="05_sparse_autoencoders")
 
@@ -707,7 +706,7 @@ def row_by_row(W_dec, optimizer):
 
 
 def _topk(pre: Tensor, k: int) -> Tensor:
-    values, indices = row_topk(pre, k)
+    values, indices = pre.topk(k, dim=-1)
     return torch.zeros_like(pre).scatter(-1, indices, F.relu(values))
 
 
