@@ -68,5 +68,6 @@ class Progress:
 
     def _number(self, exercise_id: str, key: str) -> float:
         value = self.entries.get(exercise_id, {}).get(key)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return float(value) if is_number else 0.0  # people edit files by hand
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return 0.0  # people edit files by hand
+        return float(value)

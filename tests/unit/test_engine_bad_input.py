@@ -361,3 +361,24 @@ def test_a_later_change_does_not_reach_an_observation():
         return shared if x.ndim == 1 else 2 * x
 
     assert double.grade(reuses).passed
+
+
+def test_waiting_on_a_busy_machine_is_not_a_loop():
+    """A limit counts CPU time first: code that waits twice its limit for a processor still passes."""
+    import time
+
+    def waits(x):
+        time.sleep(0.3)  # stands for a process that gets no processor; two cases make 0.6 s of a limit of 0.3 s
+        return 2 * x
+
+    assert double.grade(waits).passed
+
+
+def test_sleeping_for_ever_is_stopped_in_the_end():
+    import time
+
+    def sleeps(x):
+        while True:
+            time.sleep(0.05)
+
+    assert "so it was stopped" in words(double.grade(sleeps))
