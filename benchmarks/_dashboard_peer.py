@@ -77,7 +77,7 @@ def main(job_file: str) -> None:
     assert torch.allclose(sae.W_dec.norm(dim=1), torch.ones(len(sae.W_dec)), atol=1e-3)
     sae.fold_W_dec_norm = lambda: None
     model(tokens[:2])  # first-call costs belong to neither side
-    started = time.perf_counter()
+    started, work = time.perf_counter(), time.process_time()
     config = SaeVisConfig(
         hook_point=job["hook"],
         features=job["latents"],
@@ -90,13 +90,13 @@ def main(job_file: str) -> None:
     computed = time.perf_counter() - started
     page = Path(job["out"]) / "peer.html"
     save_feature_centric_vis(data, page)
-    seconds = time.perf_counter() - started
+    seconds, work = time.perf_counter() - started, time.process_time() - work
     tops = {}
     for latent, feature in data.feature_data_dict.items():
         groups = feature.sequence_data.seq_group_data if feature.sequence_data else []
         acts = [max(s.feat_acts) for s in (groups[0].seq_data if groups else [])]
         tops[int(latent)] = sorted((float(a) for a in acts), reverse=True)
-    result = {"seconds": seconds, "computed": computed, "bytes": page.stat().st_size, "tops": tops}
+    result = {"seconds": seconds, "cpu": work, "computed": computed, "bytes": page.stat().st_size, "tops": tops}
     Path(job["result"]).write_text(json.dumps(result))
 
 

@@ -76,7 +76,7 @@ def open_page(chromium):
         record = Record()
         records.append(record)
         page.record = record
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: record.requests.append(request.url))
         page.on("console", lambda m: record.errors.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: record.errors.append(str(error)))
