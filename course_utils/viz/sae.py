@@ -97,7 +97,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], title: str, *, subtitle:
     cells = [[row.get(head, "") for row in rows] for head in heads]
     band = ["#FFFFFF" if i % 2 else "#F3F6F9" for i in range(len(rows))]
     table = go.Table(
-        columnwidth=[2.2] + [1] * (len(heads) - 1),
+        columnwidth=[2.4, *(max(1.0, max(map(len, head.split())) / 9) for head in heads[1:])],
         header={
             "values": [f"<b>{head}</b>" for head in heads], "align": "left", "fill_color": "#DCE6EE",
             "font": {"size": 13, "color": INK}, "height": 44,
@@ -212,12 +212,13 @@ def hierarchy_heatmaps(
             z=values, x=list(features), coloraxis="coloraxis", row=1, col=column,
             hovertemplate="latent %{y}, feature %{x}<br>cosine %{z:.2f}<extra></extra>",
         )  # fmt: skip
+        figure.update_yaxes(dtick=1 if len(values) <= 20 else 10, row=1, col=column)
         if children_from:
             figure.add_vline(x=children_from - 0.5, line={"color": INK, "width": 1.5}, row=1, col=column)
     style(figure, title, subtitle=subtitle, x="true feature", height=500)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_yaxes(title_text="latent, ordered by best match", col=1)
-    figure.update_xaxes(tickangle=90, showgrid=False, tickfont={"size": 10})
+    figure.update_xaxes(tickangle=90, showgrid=False, tickfont={"size": 10}, dtick=1)
     bar = {"title": {"text": "cosine"}, "thickness": 14}
     return figure.update_layout(coloraxis={"colorscale": DIVERGING, "cmid": 0, "cmin": -1, "cmax": 1, "colorbar": bar})
 
@@ -242,7 +243,7 @@ def absorption_bars(
             x=[name for name, v in zip(names, values) for _ in v], y=np.concatenate(values), mode="markers", name="seeds",
             marker={"color": INK, "size": 6, "symbol": "circle-open"}, showlegend=which == 0, offsetgroup=which,
         )  # fmt: skip
-    style(figure, title, subtitle=subtitle, y="share of samples with the parent's latent silent", height=440)
+    style(figure, title, subtitle=subtitle, y="share of samples, parent's latent silent", height=440)
     figure.update_yaxes(range=[0, 1])
     return figure.update_layout(barmode="group", scattermode="group", legend={"orientation": "h", "y": -0.2})
 
