@@ -136,7 +136,6 @@ def collect_activations(
     names = [hook_name] if isinstance(hook_name, str) else list(hook_name)
     ids = torch.as_tensor(getattr(tokens, "tokens", tokens))
     counted = _counted(ids, attention_mask, _bos_id(model, tokens, bos) if drop_bos else None)
-    n_padding = int((~attention_mask.bool()).sum()) if attention_mask is not None else 0
     capture = HookReader(model, names, precision)
     settings = {
         "hooks": names,
@@ -153,10 +152,13 @@ def collect_activations(
     table = _Table(path, settings, {name: first[name].shape[-1] for name in names}, capacity, dtype, resume)
     if not table.complete:
         _fill(table, capture, ids, counted, batch_size, max_norm_ratio, max_rows, progress)
-    seen = counted[: table.state["sequences_done"]]
-    pads = 0 if not n_padding else int((~attention_mask.bool())[: len(seen)].sum())  # type: ignore[union-attr]
-    dropped = {"bos": seen.numel() - int(seen.sum()) - pads, "padding": pads, "massive": table.state["massive"]}
-    result = table.finish(dropped)
+    if "dropped" not in table.state:
+        seen = counted[: table.state["sequences_done"]]
+        pads = 0 if attention_mask is None else int((~attention_mask.bool())[: len(seen)].sum())
+        left_out = seen.numel() - int(seen.sum()) - pads
+        table.state["dropped"] = {"bos": left_out, "padding": pads, "massive": table.state["massive"]}
+        table.write_note()
+    result = table.finish()
     return result[names[0]] if isinstance(hook_name, str) else result
 
 
@@ -321,6 +323,7 @@ class _Table:
         self.settings, self.widths, self.capacity, self.dtype = settings, widths, capacity, DTYPES[dtype]
         self.state: dict[str, Any] = {"rows": 0, "sequences_done": 0, "massive": 0, "median_norm": {}, "seconds": 0.0}
         self.complete = False
+        self.mapped: list[np.memmap] = []
         if self.path is not None:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_up(resume)
@@ -363,6 +366,8 @@ class _Table:
         mapped = np.memmap(
             file, dtype=np.uint8, mode="c" if self.complete else "r+", shape=(rows * shape[1] * dtype.itemsize,)
         )
+        if not self.complete:
+            self.mapped.append(mapped)
         return torch.from_numpy(mapped).view(dtype).view(rows, shape[1])
 
     def append(self, values: dict[str, Tensor], rows: Tensor, first_sequence: int) -> None:
@@ -379,35 +384,34 @@ class _Table:
         """Make what was written so far survive: data first, then the note that says how much of it counts."""
         if self.path is None:
             return
-        for column in (*self.columns.values(), self.index):
-            base = column
-            memory = getattr(
-                base.numpy() if base.dtype != torch.bfloat16 else base.view(torch.int16).numpy(), "base", None
-            )
-            while memory is not None and not isinstance(memory, np.memmap):
-                memory = getattr(memory, "base", None)
-            if isinstance(memory, np.memmap):
-                memory.flush()
+        for mapped in self.mapped:
+            mapped.flush()
         if self.complete:
             self._trim()
+        self.write_note()
+
+    def write_note(self) -> None:
+        """Say on disk what is there and how it was made."""
+        if self.path is None:
+            return
         note = {"complete": self.complete, "state": self.state, "settings": self.settings, "widths": self.widths}
         write_json(self.path / "meta.json", note)
 
     def _trim(self) -> None:
         """Cut the files to the rows that were kept, and map them again read-only in effect (changes stay in memory)."""
-        self.columns = {name: column[: self.state["rows"]] for name, column in self.columns.items()}
-        self.index = self.index[: self.state["rows"]]
-        del_names = {**{_file_name(name): c for name, c in self.columns.items()}, "index": self.index}
-        sizes = {name: c.shape[1] * c.element_size() * self.state["rows"] for name, c in del_names.items()}
-        for name, size in sizes.items():
-            os.truncate(self.path / f"{name}.bin", max(size, 1))  # type: ignore[operator]
+        sizes = {_file_name(name): column.shape[1] * column.element_size() for name, column in self.columns.items()}
+        sizes["index"] = self.index.shape[1] * self.index.element_size()
+        self.columns, self.mapped = {}, []  # nothing may be mapped while a file shrinks
+        self.index = torch.empty(0)
+        for name, row_bytes in sizes.items():
+            os.truncate(self.path / f"{name}.bin", max(row_bytes * self.state["rows"], 1))  # type: ignore[operator]
         self.columns = {
             name: self._column(_file_name(name), (self.state["rows"], width), self.dtype)
             for name, width in self.widths.items()
         }
         self.index = self._column("index", (self.state["rows"], 2), torch.int32)
 
-    def finish(self, dropped: dict[str, int]) -> dict[str, CollectedActivations]:
+    def finish(self) -> dict[str, CollectedActivations]:
         n = self.state["rows"]
         sequence, position = self.index[:n, 0], self.index[:n, 1]
         return {
@@ -416,7 +420,7 @@ class _Table:
                 sequence,
                 position,
                 name,
-                dropped,
+                dict(self.state["dropped"]),
                 self.state["median_norm"].get(name, float("nan")),
                 self.state["seconds"],
                 self.path,
@@ -450,8 +454,7 @@ def open_activations(path: str | os.PathLike[str], hook_name: str | None = None)
         raise KeyError(f"{path} holds no {name!r}, only {', '.join(names)}")
     settings = meta["settings"]
     table = _Table(path, settings, {name: meta["widths"][name]}, meta["state"]["rows"], settings["dtype"], True)
-    dropped = {"bos": -1, "padding": -1, "massive": meta["state"]["massive"]}
-    return table.finish(meta.get("dropped", dropped))[name]
+    return table.finish()[name]
 
 
 def _file_name(hook_name: str) -> str:

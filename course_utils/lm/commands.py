@@ -65,7 +65,7 @@ def _rebuild() -> None:
     steps = [
         ["course_utils.assets.build_messages"],
         ["course_utils.assets.build_corpus"],
-        ["course_utils.lm.train_lm_sae", "--shipped"],
+        ["course_utils.lm.train_lm_sae", "--shipped", "--workers", "2"],
     ]
     for step in steps:
         click.echo(f"python -m {shlex.join(step)}")
