@@ -279,6 +279,7 @@ draw.loss_curves(
     "A rate that falls to zero ends lower than a constant one",
     steps=torch.arange(50, 1501, 50),
     subtitle=f"5 features in 2 dimensions, p = 0.3, peak learning rate 0.1; median of {starts} starts, averaged over 50 steps",
+    log=False,
 )
 
 # %% [markdown]

@@ -53,8 +53,12 @@ def feature_directions(
                 hovertemplate=f"feature {i}<br>({x:.2f}, {y:.2f})<br>length {np.hypot(x, y):.2f}<extra></extra>", **at,
             )  # fmt: skip
     style(figure, title, subtitle=subtitle, height=140 + round(800 / columns) * rows, legend=False)
-    figure.update_xaxes(range=[-limit, limit], showgrid=False, zeroline=True, showticklabels=False, constrain="domain")
-    figure.update_yaxes(range=[-limit, limit], showgrid=False, zeroline=True, showticklabels=False, constrain="domain")
+    figure.update_xaxes(
+        range=[-limit, limit], showgrid=False, zerolinecolor="#DDDDDD", showticklabels=False, constrain="domain"
+    )
+    figure.update_yaxes(
+        range=[-limit, limit], showgrid=False, zerolinecolor="#DDDDDD", showticklabels=False, constrain="domain"
+    )
     for panel in range(panels):
         number = "" if panel == 0 else str(panel + 1)
         figure.layout[f"yaxis{number}"].update(scaleanchor=f"x{number}", scaleratio=1)
@@ -220,7 +224,7 @@ def loss_curves(
         )
     style(figure, title, subtitle=subtitle, x="training step", y="importance-weighted squared error" + " (log)" * log)
     if log:
-        figure.update_yaxes(type="log", dtick="D2", exponentformat="power")
+        figure.update_yaxes(type="log", nticks=6, exponentformat="power")
     return figure
 
 
