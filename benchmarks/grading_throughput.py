@@ -73,7 +73,7 @@ def make_tree(course: Path, count: int) -> None:
         for cell in notebook["cells"]:
             marks = cell["metadata"].get("nbgrader", {})
             if marks.get("grade"):
-                exercise = demo_lesson.get(marks["grade_id"].removesuffix("-check"))
+                exercise = demo_lesson.get(marks["grade_id"].removeprefix("check-").replace("-", "."))
                 cell["source"] = CHECK.format(id=exercise.id, name=exercise.answer)
             if not cell["source"].startswith("raise SystemExit"):
                 kept.append(cell)

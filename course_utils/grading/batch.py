@@ -476,8 +476,10 @@ def needed_lessons(found: list[Submission], course: Course) -> dict[str, str]:
             raw = submissions.read_bytes(submission.path)
         except BrokenSubmission:
             raw = b""
-        marks = re.findall(rb'(\d\d)\.\d{1,3}-(?:answer|check)|\b(?:answer|check)\s*=\s*"(\d\d)\.', raw)
-        numbers = sorted({(a or b).decode() for a, b in marks} & set(course.numbers))
+        marks = re.findall(
+            rb'"(?:answer|check)-(\d\d)-\d|(\d\d)\.\d{1,3}-(?:answer|check)|\b(?:answer|check)\s*=\s*"(\d\d)\.', raw
+        )
+        numbers = sorted({b"".join(mark).decode() for mark in marks} & set(course.numbers))
         lessons[submission.id] = " ".join(numbers)
     return lessons
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from course_utils.grading.submissions import BrokenSubmission, Submission
 AHEAD = 4
 """Tasks handed out for each worker thread; the rest wait here, so that neither scheduler nor workers fill up."""
 MAX_TRIES = 3
+POLL_SECONDS = 0.02
 
 
 class ClusterGrader:
@@ -37,7 +40,7 @@ class ClusterGrader:
 
     def __call__(self, found: list[Submission], course: Course) -> Iterator[tuple[Submission, dict[str, Any]]]:
         """Records in the order in which they are ready. A task lost with its worker is done again by another."""
-        from distributed import Client, KilledWorker, as_completed
+        from distributed import Client
 
         settings = replace(self.settings, seed=course.seed)
         glance = needed_lessons(found, course)
@@ -53,35 +56,43 @@ class ClusterGrader:
                 raise ConnectionError(f"the scheduler at {self.address} has no workers")
             waiting = iter(found)
             tasks: dict[Any, tuple[Submission, int]] = {}
-            running = as_completed(loop=client.loop)
 
             def hand_out(submission: Submission, tries: int = 1) -> None:
-                future = client.submit(
-                    grade_one,
-                    _payload(submission, settings, numbers),
-                    key=f"course-grade-{course.key_for(submission.id)[:24]}-{tries}",
-                    pure=False,
-                )
-                tasks[future] = (submission, tries)
-                running.add(future)
+                name = f"course-grade-{course.key_for(submission.id)[:24]}-{tries}"
+                payload = _payload(submission, settings, numbers)
+                tasks[client.submit(grade_one, payload, key=name, pure=False)] = (submission, tries)
 
-            for submission, _ in zip(waiting, range(threads * AHEAD)):
+            for submission in itertools.islice(waiting, threads * AHEAD):
                 hand_out(submission)
-            for future in running:
-                submission, tries = tasks.pop(future)
-                try:
-                    answer = future.result()
-                except KilledWorker:
-                    if tries >= MAX_TRIES:
-                        raise
-                    hand_out(submission, tries + 1)
-                    continue
-                future.release()
-                self.isolation = answer["isolation"]
-                yield submission, answer["record"]
-                following = next(waiting, None)
-                if following is not None:
-                    hand_out(following)
+            while tasks:
+                finished = [future for future in tasks if future.status not in ("pending", "lost")]
+                if not finished:
+                    time.sleep(POLL_SECONDS)
+                for future in finished:
+                    submission, tries = tasks.pop(future)
+                    answer = self._answer(future, tries)
+                    future.release()
+                    if answer is None:
+                        hand_out(submission, tries + 1)
+                        continue
+                    self.isolation = answer["isolation"]
+                    yield submission, answer["record"]
+                    following = next(waiting, None)
+                    if following is not None:
+                        hand_out(following)
+
+    def _answer(self, future: Any, tries: int) -> dict[str, Any] | None:
+        """A finished task's answer; None if it was lost with its worker and should be done again."""
+        from distributed import CancelledError, KilledWorker
+
+        try:
+            return future.result(
+                timeout=2 * self.settings.timeout
+            )  # waits only if the result went down with its worker
+        except (KilledWorker, CancelledError, TimeoutError):
+            if tries >= MAX_TRIES:
+                raise
+            return None
 
 
 def _payload(submission: Submission, settings: Settings, numbers: list[str]) -> dict[str, Any]:

@@ -130,7 +130,10 @@ def _reference_uses(
             value = _resolve(dotted)
             if value is not None and id(value) in references:
                 shown = ast.unparse(node)[:80]
-                yield node.lineno, f"`{shown}` is the reference of {references[id(value)].id} (`{dotted}`)"
+                yield (
+                    getattr(node, "lineno", 0),
+                    f"`{shown}` is the reference of {references[id(value)].id} (`{dotted}`)",
+                )
 
 
 def _reaching(tree: ast.Module, imported: dict[str, str]) -> Iterator[tuple[int, str]]:

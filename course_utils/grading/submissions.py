@@ -7,13 +7,12 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from course_utils.grading.wire import clean
 
@@ -173,19 +172,16 @@ def unpack(path: Path, into: Path) -> None:
             target = into.joinpath(*name.parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as source, open(target, "wb") as out:  # never trusts the size in the header
-                shutil.copyfileobj(_Capped(source, MAX_FILE), out, 1 << 20)
+                _copy_capped(source, out)
 
 
-class _Capped:
-    def __init__(self, source: Any, left: int) -> None:
-        self.source, self.left = source, left
-
-    def read(self, size: int) -> bytes:
-        data = self.source.read(size)
-        self.left -= len(data)
-        if self.left < 0:
+def _copy_capped(source: IO[bytes], out: IO[bytes]) -> None:
+    left = MAX_FILE
+    while piece := source.read(1 << 20):
+        left -= len(piece)
+        if left < 0:
             raise BrokenSubmission("a file in it is larger than its header says")
-        return data
+        out.write(piece)
 
 
 # -- reading -------------------------------------------------------------------------------------------------------

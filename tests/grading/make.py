@@ -36,7 +36,7 @@ def code(source: str, role: str = "", exercise: str = "", **metadata: Any) -> di
         meta["tags"] = ["setup"]
     elif role:
         meta["nbgrader"] = {
-            "grade_id": f"{exercise}-{role}",
+            "grade_id": f"{role}-{exercise.replace('.', '-')}",
             "schema_version": 3,
             "task": False,
             "grade": role == "check",

@@ -45,7 +45,7 @@ def run_job(raw: bytes, out: int, get: Get) -> None:
             continue
         _called.clear()
         cases, body = wire.encode_observations(exercise.observe(candidate, task["seed"]))
-        header = {"kind": "observations", "exercise": exercise.id, "cases": cases}
+        header: dict[str, Any] = {"kind": "observations", "exercise": exercise.id, "cases": cases}
         header["origin"] = _origin(candidate, job["packages"])
         header["calls_reference"] = exercise.id in _called
         _send(out, header, body)
@@ -189,8 +189,8 @@ def _spy(exercise_id: str, reference: Any, signature: inspect.Signature | None) 
             original_init(self, *args, **kwargs)
 
         try:
-            reference.__init__ = init
-            reference.__signature__ = signature
+            reference.__init__ = init  # type: ignore[method-assign]
+            reference.__signature__ = signature  # type: ignore[attr-defined]
         except (AttributeError, TypeError):
             pass  # a class written in C
     elif isinstance(reference, types.FunctionType) and not reference.__code__.co_freevars:

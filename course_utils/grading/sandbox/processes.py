@@ -72,7 +72,9 @@ def folder_bytes(folder: str, most: int) -> int:
 def empty_folder(folder: str) -> None:
     """Remove everything in `folder`. Deep trees are flattened by renaming, so that no path becomes too long."""
     number = 0
-    while names := os.listdir(folder):
+    for _ in range(100_000):
+        if not (names := os.listdir(folder)):
+            return
         before = len(names)
         for name in names:
             path = os.path.join(folder, name)
