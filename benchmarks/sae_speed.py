@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"
 D_IN, D_SAE, K, BATCH = 576, 4608, 32, 2048
@@ -26,11 +27,14 @@ Step = Callable[["object"], object]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--rounds", default=15, help="Measured rounds, after 3 to warm up.")
+@click.option("--rounds", default=15, help="Measured rounds, after 2 to warm up.")
 @click.option(
     "--clock", default="wall", type=click.Choice(["wall", "cpu"]), help="cpu: processor time, for busy machines."
 )
 @click.option("--memory/--no-memory", default=True, help="Also measure each entry's peak memory, in a process each.")
+@click.option(
+    "--only", default="", help="Comma-separated parts of names; measure only entries that contain one (floors always)."
+)
 @click.option("--threads", default=2, help="Threads for everything.")
 @click.option(
     "--precision",
@@ -42,7 +46,9 @@ Step = Callable[["object"], object]
     "--memory-of", default=None, hidden=True, help="Print the peak memory of a process that runs only this entry."
 )
 @click.option("--out", default="sae_speed", help="Name of the files in benchmarks/results.")
-def main(rounds: int, threads: int, clock: str, memory: bool, precision: str, memory_of: str | None, out: str) -> None:
+def main(
+    rounds: int, only: str, threads: int, clock: str, memory: bool, precision: str, memory_of: str | None, out: str
+) -> None:
     """Measure and write benchmarks/results/NAME.md and NAME.json."""
     import torch
 
@@ -54,6 +60,8 @@ def main(rounds: int, threads: int, clock: str, memory: bool, precision: str, me
     torch.manual_seed(0)
     data = torch.randn(8 * BATCH, D_IN)
     steps, missing = entries()
+    wanted = [part.strip() for part in only.split(",")]
+    steps = {name: step for name, step in steps.items() if "GEMM" in name or any(part in name for part in wanted)}
     times = interleave(steps, [data[i * BATCH : (i + 1) * BATCH] for i in range(8)], rounds, clock)
     toys = toy_times(rounds, clock)
     peaks = {name: measure_memory(name, threads) for name in steps if "GEMM" not in name} if memory else {}
@@ -215,7 +223,7 @@ def interleave(
     """Median and smallest milliseconds of each entry; every round runs all of them once."""
     now = time.process_time if clock == "cpu" else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in steps}
-    for i in range(rounds + warmup):
+    for i in tqdm(range(rounds + warmup), desc="rounds", unit="round", leave=False):
         for name, step in steps.items():
             started = now()
             step(batches[i % len(batches)])
