@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +11,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from course_utils.lm.activations import MASSIVE_NORM_RATIO, HookReader, _bos_id, _counted, collect_activations
+from course_utils.lm.activations import (
+    MASSIVE_NORM_RATIO,
+    CollectedActivations,
+    HookReader,
+    _bos_id,
+    _counted,
+    collect_activations,
+)
 from course_utils.lm.corpus import PackedTokens
 from course_utils.sae.metrics import evaluate_sae
 
@@ -116,26 +124,31 @@ def evaluate_on_model(
     tokens: Any,
     hook_name: str | None = None,
     *,
-    loss_tokens: int | None = 16_384,
+    activations: Sequence[CollectedActivations] | None = None,
+    loss_tokens: int | None = 8_192,
     batch_size: int = 8,
     progress: bool = True,
 ) -> dict[str, float]:
     """Every figure of a model card on held-out text: `evaluate_sae` on its activations, then the loss recovered.
 
     Args:
+        activations: those of `tokens`, where they have been collected already.
         loss_tokens: tokens for the second half, which needs four full forward passes; None takes all of them.
 
     Returns:
         `evaluate_sae`'s metrics, `activations` (how many), `dropped_massive`, and `loss_*` from `LossRecovered`.
     """
     name = hook_name or _hook_name(sae)
-    found = collect_activations(model, tokens, name, batch_size=batch_size, progress=progress)
-    result = evaluate_sae(sae, found.acts)
-    result |= {"activations": float(len(found)), "dropped_massive": float(found.dropped["massive"])}
+    if activations is None:
+        activations = [collect_activations(model, tokens, name, batch_size=batch_size, progress=progress)]
+    acts = torch.cat([part.acts.float() for part in activations])
+    result = evaluate_sae(sae, acts)
+    massive = sum(part.dropped["massive"] for part in activations)
+    result |= {"activations": float(len(acts)), "dropped_massive": float(massive)}
     ids = torch.as_tensor(getattr(tokens, "tokens", tokens))
     rows = len(ids) if loss_tokens is None else max(1, loss_tokens // ids.shape[1])
     part = tokens._take(range(min(rows, len(ids)))) if isinstance(tokens, PackedTokens) else ids[:rows]
-    loss = loss_recovered(model, sae, part, name, mean=found.acts.float().mean(0), progress=progress)
+    loss = loss_recovered(model, sae, part, name, mean=acts.mean(0), progress=progress)
     return result | {f"loss_{key}": float(value) for key, value in loss.as_dict().items()}
 
 
