@@ -58,7 +58,7 @@ def noisy(n, seed):
 ANSWERS = [double, centred, count_positive, row_norms, largest, cosine, Scaler, fit_slope, spell, noisy]
 _made = [
     lesson.exercise(
-        number, title=f"Write {f.__name__}", answer=f.__name__, reference=f, points=2, seconds=2.0, **COMMON
+        number, title=f"Write {f.__name__}", answer=f.__name__, reference=f, points=2, seconds=1.0, **COMMON
     )
     for number, f in enumerate(ANSWERS, 1)
 ]

@@ -135,7 +135,7 @@ def grade_all(isolation: str, folder: Path, attacks: list[suite.Attack]) -> Outc
     temporary = {path.name for path in Path("/tmp").glob("course-grade-*")}
     found = submissions.find([work], folder / "unpacked")
     settings = batch.Settings(
-        registry="demo_lesson", seed=20, jobs=2, isolation=isolation, cell_seconds=3.0, timeout=20.0, memory_mb=1500
+        registry="demo_lesson", seed=20, jobs=2, isolation=isolation, cell_seconds=1.5, timeout=20.0, memory_mb=1500
     )
     report = batch.grade(found, settings)
     after = snapshot(work, outside)
