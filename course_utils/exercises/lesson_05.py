@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_utils.exercises import language_model_05
 from course_utils.grading.exercise import Lesson
 from course_utils.grading.judge import Between, Close, Exact
 from course_utils.sae.architectures.gated import GatedSAE
@@ -2265,6 +2266,8 @@ def in_epochs(sae, activations, loss_fn, steps, batch_size, lr):
 
 # 05.13 to 05.16: on a real language model ----------------------------------------------------------------------
 # (collecting activations, the shuffling buffer, metrics with the reconstruction spliced in, the Pareto curve)
+
+language_model_05.add_to(lesson)
 
 # 05.17 -------------------------------------------------------------------------------------------------------
 
