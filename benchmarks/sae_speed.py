@@ -218,7 +218,7 @@ def sparsify_steps() -> dict[str, Step]:
 
 
 def interleave(
-    steps: dict[str, Step], batches: list, rounds: int, clock: str, warmup: int = 3
+    steps: dict[str, Step], batches: list, rounds: int, clock: str, warmup: int = 2
 ) -> dict[str, dict[str, float]]:
     """Median and smallest milliseconds of each entry; every round runs all of them once."""
     now = time.process_time if clock == "cpu" else time.perf_counter
