@@ -842,7 +842,7 @@ from course_utils.lm import collect_activations, evaluate_on_model, load_corpus,
 
 HOOK = "blocks.11.hook_resid_post"
 model = load_model()
-torch.set_num_threads(2)  # from here on matrices are large
+torch.set_num_threads(1 if quick() else 2)  # from here on matrices are large
 few = load_corpus("train").pack(model, context=128, max_tokens=2_000)
 with_bos = collect(model, few.tokens, HOOK, bos=-1, mask=torch.ones_like(few.tokens, dtype=torch.bool))
 without_bos = collect(model, few.tokens, HOOK, bos=few.bos, mask=torch.ones_like(few.tokens, dtype=torch.bool))
@@ -1032,15 +1032,15 @@ print(
 )
 draw.pareto_curves(
     real,
-    "At equal sparsity, TopK explains more than L1",
+    "TopK can be asked for a sparsity; L1 has to be tuned towards one",
     subtitle="1152 latents, 250 steps each on the same activations; held-out text",
 )
 
 # %% [markdown]
 # **Questions**
-# 1. Could L1 catch up with more training?
-# <details><summary>Answer</summary>Partly; 250 steps are few, and L1 needs its coefficient tuned for each sparsity. But it also *shrinks* what it finds (exercise 05.3), which costs variance at any length of training. The honest claim is the one
-# in the figure's subtitle: same data, same steps, same latents.</details>
+# 1. Why may one not compare the lowest point of one curve with the lowest of the other?
+# <details><summary>Answer</summary>They have different sparsities, and more active latents always explain more. Compare at equal L0, with the same data, steps and latents. And remember exercise 05.3: an L1 penalty also *shrinks* what it finds,
+# which costs variance at any length of training.</details>
 
 # %% [markdown]
 # ## 7 · Do two runs agree?
