@@ -675,7 +675,7 @@ jumps = lesson.exercise(
 )
 
 
-def _steps(draw: Draw, changes: dict[int, tuple[int, float]], snapshots: int = 60, features: int = 4) -> Tensor:
+def _steps(draw: Draw, changes: dict[int, tuple[int, float]], snapshots: int = 60, features: int = 4) -> np.ndarray:
     D = np.full((snapshots, features), 0.5) + draw.rng.normal(0, 0.01, size=(snapshots, features))
     for feature, (at, size) in changes.items():
         D[at:, feature] += size

@@ -68,7 +68,7 @@ class ManySAEs:
             group["lr"] = self.schedule.learning_rate()
         scales = self.scales * self.schedule.sparsity_scale()
         each = (0, 0, 0 if x.ndim == 3 else None, 0)
-        losses, fired, l0 = vmap(self._one, in_dims=each)(self.weights, self.buffers, x, scales)
+        losses, fired, l0 = vmap(self._one, in_dims=each)(self.weights, self.buffers, x, scales)  # type: ignore[arg-type]
         total = torch.stack(list(losses.values())).sum(0)
         if not bool(torch.isfinite(total).all()):
             bad = (~torch.isfinite(total)).nonzero().squeeze(1).tolist()

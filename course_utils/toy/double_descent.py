@@ -46,8 +46,13 @@ def load() -> dict[str, Any]:
 @click.option("--out", type=click.Path(path_type=Path), default=SHIPPED, show_default=False, help="JSON file to write.")
 def main(features: int, probability: float, steps: int, out: Path) -> None:
     """Train on every size (three seeds; other weight decays with one seed) and write what the lesson plots."""
-    shared = {"n_features": features, "feature_probability": probability, "steps": steps, "warmup": steps // 10}
-    plan = [{"n_points": size, "seed": seed} for size in SIZES for seed in SEEDS]
+    shared: dict[str, Any] = {
+        "n_features": features,
+        "feature_probability": probability,
+        "steps": steps,
+        "warmup": steps // 10,
+    }
+    plan: list[dict[str, Any]] = [{"n_points": size, "seed": seed} for size in SIZES for seed in SEEDS]
     plan += [{"n_points": size, "weight_decay": decay} for decay in DECAYS for size in SIZES]
     rows = [row(memorise(MemoriseConfig(**shared, **one))) for one in tqdm(plan, desc="double descent", unit="run")]
     command = (

@@ -24,7 +24,7 @@ class MatryoshkaSAE(BatchTopKSAE):
         for width in self.cfg.widths:
             last = (dead_f, dead) if width == self.cfg.d_sae else (None, None)
             part, aux_hat = sparse_decode(latents.within(low, width), self.W_dec, nothing, *last)
-            x_hat, low = x_hat + part, width
+            x_hat, low = x_hat + part, width  # type: ignore[assignment]
             losses[f"reconstruction_{width}"] = self.reconstruction_loss(x, x_hat)
         losses["reconstruction"] = losses.pop(f"reconstruction_{self.cfg.d_sae}")
         return x_hat, losses, aux_hat
