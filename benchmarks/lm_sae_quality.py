@@ -37,8 +37,8 @@ class Scaled:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--tokens", default=100_000, help="Tokens of training text.")
-@click.option("--heldout-tokens", default=16_384, help="Tokens of held-out text.")
+@click.option("--tokens", default=131_072, help="Tokens of training text.")
+@click.option("--heldout-tokens", default=32_768, help="Tokens of held-out text.")
 @click.option("--loss-tokens", default=2_048, help="Held-out tokens for the loss recovered; 0 leaves it out.")
 @click.option("--steps", default=400)
 @click.option("--batch-size", default=2048)
@@ -69,7 +69,7 @@ def main(
     from course_utils.sae import evaluate_sae
 
     torch.set_num_threads(threads)
-    model, packed, train, held = data(tokens, heldout_tokens)
+    packed, train, held = data(tokens, heldout_tokens)
     libraries = {"ours": ours, "sae_lens": sae_lens, "dictionary_learning": dictionary_learning}
     wanted = [name for name in only.split(",") if name] or list(libraries)
     rows, missing = [], {}
@@ -93,7 +93,7 @@ def main(
     if loss_tokens:
         n = max(1, loss_tokens // packed.tokens.shape[1])
         mean = held.mean(0)
-        model = model or load_model()
+        model = load_model()
         for entry in filter(None, best.values()):
             loss = loss_recovered(model, entry[1], packed._take(range(n)), HOOK, mean=mean, progress=False)
             entry[0].update(loss_clean=loss.clean, loss_spliced=loss.spliced, loss_versus_mean=loss.versus_mean)
@@ -116,21 +116,20 @@ def main(
         file.write(text)
 
 
-def data(tokens: int, heldout_tokens: int) -> tuple[Any, Any, Any, Any]:
-    """(model or None, held-out tokens, training activations, held-out activations); activations are kept in the cache."""
-    from course_utils import settings
-    from course_utils.lm import collect_activations, load_corpus, load_model
+def data(tokens: int, heldout_tokens: int) -> tuple[Any, Any, Any]:
+    """(held-out tokens, training activations, held-out activations), from the cache that `course train` fills and uses."""
+    import torch
 
-    model = load_model()
-    found = []
-    for split, n in (("train", tokens), ("heldout", heldout_tokens)):
-        packed = load_corpus(split).pack(model, context=256, max_tokens=n)
-        place = settings.cache() / "activations" / f"benchmark-{split}-{n}"
-        acts = collect_activations(
-            model, packed, HOOK, dtype="bfloat16", precision="bfloat16", batch_size=4, path=place
-        )
-        found.append(acts.acts.float())
-    return model, packed, *found
+    from course_utils.lm import load_corpus
+    from course_utils.lm.model import BUNDLED
+    from course_utils.lm.train_lm_sae import collect_parts, load_tokenizer
+
+    tokenizer, found = load_tokenizer(BUNDLED), []
+    for split, n, precision in (("train", tokens, "bfloat16"), ("heldout", heldout_tokens, "float32")):
+        packed = load_corpus(split).pack(tokenizer, context=256, max_tokens=n)
+        parts = collect_parts(BUNDLED, packed, [HOOK], precision, 1)[HOOK]
+        found.append(torch.cat([part.acts.float() for part in parts]))
+    return packed, *found
 
 
 def batches(x: Any, batch_size: int) -> Iterator[Any]:
@@ -162,8 +161,6 @@ def sae_lens(x: Any, d_sae: int, k: int, steps: int, batch_size: int, lr: float 
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(d_in=x.shape[1], d_sae=d_sae, k=k, normalize_activations="expected_average_only_in")
     )
-    with torch.no_grad():
-        sae.b_dec.copy_(torch.zeros_like(sae.b_dec))
     cfg = SAETrainerConfig(
         total_training_samples=steps * batch_size,
         train_batch_size_samples=batch_size,

@@ -37,7 +37,7 @@ SHIPPED = {
     "late": "blocks.21.hook_resid_post",
 }
 """The hook points of the SAEs that come with the course."""
-SHIPPED_TOKENS = {"early": 12 * 512 * 256, "middle": 12 * 512 * 256, "late": 7 * 512 * 256}
+SHIPPED_TOKENS = {"early": 11 * 512 * 256, "middle": 11 * 512 * 256, "late": 7 * 512 * 256}
 SHIPPED_RECIPE: dict[str, Any] = {
     "context": 256,
     "architecture": "topk",
@@ -50,7 +50,7 @@ SHIPPED_RECIPE: dict[str, Any] = {
     "loss_tokens": 8_192,
     "config": {"lr_decay_share": 0.5},
 }
-SHIPPED_STEPS = {"early": 4000, "middle": 6000, "late": 4000}
+SHIPPED_STEPS = {"early": 1800, "middle": 3600, "late": 1800}
 
 
 @dataclass
