@@ -18,8 +18,8 @@ import torch
 from course_utils import settings
 from course_utils.io import atomic_write, sha256, write_json
 
-KEPT_FILES = 40
-"""Results kept for each kind; the least recently used go first."""
+KEPT_BYTES = 1 << 30
+"""Results kept for each kind: when they are more than this, the least recently used go first (the newest always stays)."""
 
 
 def cache_folder() -> Path:
@@ -101,7 +101,10 @@ def cached_arrays(kind: str, key: str, compute: Callable[[], dict[str, np.ndarra
 
 
 def _forget_oldest(folder: Path) -> None:
-    files = sorted(folder.glob("*.npz"), key=lambda path: path.stat().st_mtime)
-    for path in files[:-KEPT_FILES]:
-        path.unlink(missing_ok=True)
-        path.with_suffix(".json").unlink(missing_ok=True)
+    newest_first = sorted(folder.glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
+    total = 0
+    for i, path in enumerate(newest_first):
+        total += path.stat().st_size
+        if i and total > KEPT_BYTES:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".json").unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -198,3 +200,15 @@ def test_bos_never_counts_wherever_it_stands():
     for batch in latent_stream(tiny_model(), tiny_sae(), tokens):
         assert not batch.counted[:, [0, 9]].any()
         assert (batch.acts[:, 9] == 0).all()
+
+
+def test_cache_forgets_the_least_recently_used(tmp_path, monkeypatch):
+    from course_utils.features import cache
+
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "KEPT_BYTES", 2500)
+    for i, key in enumerate("abcd"):
+        cache.cached_arrays("kind", key, lambda: {"x": np.zeros(100)})
+        os.utime(tmp_path / "features" / "kind" / f"{key}.npz", (i, i))
+    assert {p.stem for p in (tmp_path / "features" / "kind").glob("*.npz")} == {"c", "d"}
+    assert {p.stem for p in (tmp_path / "features" / "kind").glob("*.json")} == {"c", "d"}
