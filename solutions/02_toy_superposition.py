@@ -520,6 +520,9 @@ with torch.no_grad():
     trained_loss = toy.expected_loss(model).view(-1, starts).amin(dim=1)
 crossing = fine_p[(costs["superposition"] < costs["ignored"])].max()
 print(f"superposition is cheaper than ignoring up to p = {crossing:.2f}")
+at_some_p = expected_loss_of_strategies(torch.full_like(some_p, 0.8), some_p)
+ratio = trained_loss / torch.stack(list(at_some_p.values())).amin(dim=0)
+print("trained loss / cheapest strategy:", [round(r, 3) for r in ratio.tolist()])
 draw.strategy_costs(
     fine_p,
     costs,
