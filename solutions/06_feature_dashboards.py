@@ -286,7 +286,20 @@ viz.logit_figure(
 )
 
 # %% [markdown]
-# In a middle layer do not expect too much of this table: eighteen layers are still to come, and most of what a latent does goes through them. The direct path is one part of the effect; lesson 07 measures the whole by intervening.
+# Is that a pattern, or the largest of 49,152 accidents? That many independent normal numbers reach about 4.2 standard deviations by chance. So divide by the standard deviation over the vocabulary, and look for latents that go far beyond.
+
+# %%
+some = (firings >= 16).nonzero()[:, 0][: 200 if quick() else 800].tolist()
+table = features.logit_effects(model, sae, some, 6, norm=features.FinalNorm(norm, True))
+ratio = table.top_values[:, 0] / table.deviation
+print(f"largest effect in standard deviations: median over {len(some)} latents {float(ratio.median()):.1f}")
+for i in ratio.topk(5).indices.tolist():
+    print(f"  latent {some[i]:4}: {float(ratio[i]):4.1f} deviations; raises {words(table.top_tokens[i])}")
+show_examples(some[int(ratio.argmax())], 4)
+
+# %% [markdown]
+# One latent stands out when we run this: it fires on " more" and raises " than". In a middle layer most of these tables say little: eighteen layers are still to come, and most of what a latent does goes through them. The direct path is one part of the effect; lesson 07 measures the whole by intervening. A list of promoted words
+# without its standard deviations invites stories.
 #
 # ## Seeing it in text
 
@@ -540,11 +553,17 @@ cfg = json.loads((SAES / name / "cfg.json").read_text())
 weights = load_file(SAES / name / "sae_weights.safetensors")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    theirs = sae_lens.SAE.load_from_disk(SAES / name).float()
+    theirs = sae_lens.SAE.load_from_disk(SAES / name, dtype="float32")
+    half = sae_lens.SAE.load_from_disk(SAES / name).float()  # a trap: see below
 with torch.no_grad():
     x = features.activations_at(model, look_tokens[:4], hook_name).float()[:, 1:]
-    mine, saelens, course = encode_from_file(cfg, weights, x), theirs.encode(x), sae.encode(x)
-for who, other in (("SAELens", saelens), ("course_utils", course)):
+    mine = encode_from_file(cfg, weights, x)
+    others = {
+        "SAELens": theirs.encode(x),
+        "SAELens, converted with .float() after loading": half.encode(x),
+        "course_utils": sae.encode(x),
+    }
+for who, other in others.items():
     both, switched = (mine > 0) & (other > 0), (mine > 0) != (other > 0)
     print(
         f"against {who}: largest difference {float((mine - other)[both].abs().max()):.1e} (values up to {float(mine.max()):.0f}); "
@@ -552,7 +571,8 @@ for who, other in (("SAELens", saelens), ("course_utils", course)):
     )
 
 # %% [markdown]
-# If a few latents are active in one and not in the other, look at their place: the k-th and the next largest value were nearly equal there, and the order in which float32 numbers are added up decided. That is TopK's own fragility, not an error.
+# The trap: converting the *weights* after loading leaves SAELens' configuration at float16, so it rounds every *input* to float16 first. The values then differ in the fourth digit, and where the k-th and the next largest value are nearly equal, another
+# latent is chosen. Say at loading in which precision to compute.
 
 # %% [markdown]
 # ## Layers compared
