@@ -332,8 +332,8 @@ def example_rows(latent: int, k: int, left: int = 14, right: int = 6) -> list[tu
     """(tokens, activations) of a latent's strongest contexts."""
     rows = []
     for _, sequence, position, window in max_activating_examples(batches_of(latent), k, left, right):
-        begin = max(0, position - left)
-        rows.append((words(window), look_acts[sequence, begin : begin + len(window), latent].tolist()))
+        start = max(position - left, 0)
+        rows.append((words(window), look_acts[sequence, start : start + len(window), latent].tolist()))
     return rows
 
 
