@@ -13,6 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -61,7 +62,8 @@ class TrainedSAE:
         sae: the autoencoder, in evaluation mode.
         metrics: held-out figures, see `evaluate_on_model`.
         history: training metrics every few steps.
-        seconds: time for `collect`ing (all hook points together), `train`ing and `evaluate`ing.
+        seconds: time for `collect` (of all processes, all hook points together, now or in an earlier run), `train` and
+            `evaluate`.
         folder: where it was saved, or None.
     """
 
@@ -124,9 +126,7 @@ def train_from_corpus(
     hooks = [hook_names] if isinstance(hook_names, str) else list(hook_names)
     names = list(names) if names else [default_name(model_name, hook) for hook in hooks]
     packed = _pack(load_tokenizer(model_name), "train", context, tokens, sources)
-    begun = time.monotonic()
     collected = collect_parts(model_name, packed, hooks, collect_precision, workers, progress=progress)
-    collect_seconds = time.monotonic() - begun
     model = load_model(model_name)
     held = _pack(model.tokenizer, "heldout", context, heldout_tokens, sources)
     unseen = collect_parts(model_name, held, hooks, "float32", workers, progress=progress)
@@ -163,7 +163,11 @@ def train_from_corpus(
         metrics = evaluate_on_model(
             model, trained.sae, held, hook, activations=unseen[hook], loss_tokens=loss_tokens, progress=progress
         )
-        seconds = {"collect": collect_seconds, "train": train_seconds, "evaluate": time.monotonic() - begun}
+        seconds = {
+            "collect": sum(part.seconds for part in collected[hook]),
+            "train": train_seconds,
+            "evaluate": time.monotonic() - begun,
+        }
         result = TrainedSAE(trained.sae, hook, metrics, trained.history, len(acts), seconds)
         dropped = sum(part.dropped["massive"] for part in collected[hook])
         if out is not None:
@@ -338,7 +342,8 @@ def model_card(
 ) -> str:
     """What was trained on what, how good it is, and how to make it again."""
     m, shares = result.metrics, {s: packed.sources.count(s) / len(packed) for s in dict.fromkeys(packed.sources)}
-    mixture = ", ".join(f"{source} {share:.1%}" for source, share in sorted(shares.items(), key=lambda x: -x[1]))
+    ranked = ", ".join(f"{source} {share:.1%}" for source, share in sorted(shares.items(), key=lambda x: -x[1]))
+    mixture = textwrap.fill(ranked, 118, subsequent_indent="  ", break_on_hyphens=False)
     threads, epochs = torch.get_num_threads(), cfg.steps * cfg.batch_size / result.tokens
     held, asked, massive = int(m["activations"]), int(m["loss_tokens"]), int(m["dropped_massive"])
     minutes = {what: f"{seconds / 60:.1f}" for what, seconds in result.seconds.items()}
@@ -366,13 +371,14 @@ A sparse autoencoder of `{cfg.metadata["hook_name"]}` of {cfg.metadata["model_na
 
 ```python
 from course_utils.lm import load_sae
-sae = load_sae("{name}")                      # or sae_lens.SAE.load_from_disk(this folder)
+sae = load_sae("{name}")  # or sae_lens.SAE.load_from_disk(this folder)
 ```
 
 ## Held-out measurements
 
-On {held:,} tokens of documents it was not trained on ({asked:,} for cross-entropies), in float32. Replaced are the
-positions an SAE is trained on: BOS and tokens with a norm above ten times the median ({massive} here) keep their activation.
+On {held:,} tokens of documents it was not trained on ({asked:,} for cross-entropies), the language model in
+float32. Replaced are the positions an SAE is trained on: BOS and tokens with a norm above ten times the median ({massive} here)
+keep their activation.
 
 | | |
 |---|---|
@@ -381,11 +387,13 @@ positions an SAE is trained on: BOS and tokens with a norm above ten times the m
 ## Training
 
 - Data: {result.tokens:,} tokens of the course's corpus (`course_utils/assets/corpus.jsonl.zst`, train split), contexts of
-  {packed.tokens.shape[1]} tokens, seen {epochs:.1f} times: {mixture}.
+  {packed.tokens.shape[1]} tokens, seen {epochs:.1f} times. Sources:
+  {mixture}.
 - Left out: BOS positions, and {dropped} tokens with a norm above ten times the median.
-- {steps}; inputs scaled to a mean squared length of d_in while training, the scale folded into the weights afterwards.
-- Time on two CPU cores shared with other work ({threads} thread): collecting {minutes["collect"]} min (all hook points of
-  the run together; near 0 means that they were cached), training {minutes["train"]} min.
+- {steps}, the rate falling linearly over the last {cfg.lr_decay_share:.0%}; inputs scaled to a mean
+  squared length of d_in while training, the scale folded into the weights afterwards; products in {cfg.precision}.
+- Time on two CPU cores shared with much other work: collecting {minutes["collect"]} process-minutes (for all hook points of
+  the pass together), training {minutes["train"]} min in {threads} thread(s).
 
 Make it again:
 
