@@ -536,7 +536,7 @@ draw.strategy_costs(
 #
 # 1. Which power of $p$ is the slope of each line at the left end, and what does that say about very sparse data?
 # 2. Here the crossing is at $p \approx$ 0.53. Set the two losses equal: where is it for $r = 1$?
-# 3. Near the crossing some trained models are *below* all three lines. How can they beat "exact" losses?
+# 3. At $p = 0.43$, near the crossing, the best trained model ended 4% *below* the cheapest strategy. How can it beat an "exact" loss?
 #
 # <details><summary>Answers</summary>
 #
