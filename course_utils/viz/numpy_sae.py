@@ -14,14 +14,37 @@ from course_utils.viz.theme import PALETTE, SEQUENTIAL, style
 CHANCE_GREY = "#666666"
 
 
+def readout_histograms(
+    readouts: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, *, subtitle: str = "", bins: int = 60
+) -> go.Figure:
+    """Dot products `x · v` [samples, n] split by whether the feature is active (coefficient above 0), one panel an entry."""
+    figure = make_subplots(1, len(readouts), subplot_titles=list(readouts), horizontal_spacing=0.07, shared_yaxes=True)
+    edges = np.linspace(-4, 5, bins + 1)
+    for column, (readout, coefficients) in enumerate(readouts.values(), start=1):
+        active = coefficients > 0
+        for color, name, values in (
+            (PALETTE[5], "feature is off", readout[~active]),
+            (PALETTE[3], "feature is active", readout[active]),
+        ):
+            density = np.histogram(values, bins=edges, density=True)[0]
+            figure.add_scatter(
+                x=(edges[:-1] + edges[1:]) / 2, y=density, mode="lines", fill="tozeroy", name=name, legendgroup=name,
+                showlegend=column == 1, line={"color": color, "width": 2}, row=1, col=column,
+                hovertemplate=f"{name}<br>x · v = %{{x:.2f}}<br>density %{{y:.3f}}<extra></extra>",
+            )  # fmt: skip
+    style(figure, title, subtitle=subtitle, x="x · v", height=390)
+    figure.update_yaxes(title_text="density", col=1)
+    return _legend_below(figure)
+
+
 def training_curves(
     histories: Mapping[str, Mapping[str, Sequence[float]]], title: str, *, subtitle: str = ""
 ) -> go.Figure:
     """Loss, L0 and variance unexplained against the training step, one line per run; directions recovered if recorded."""
     panels = {
-        "loss": "loss (squared error + λ·L1)",
+        "loss": "loss (log scale)",
         "l0": "L0 (active latents a sample)",
-        "fvu": "variance unexplained (fraction)",
+        "fvu": "variance unexplained (log scale)",
         "recovered": "directions at cosine > 0.9",
     }
     panels = {key: label for key, label in panels.items() if all(key in history for history in histories.values())}
@@ -35,7 +58,11 @@ def training_curves(
             )  # fmt: skip
     style(figure, title, subtitle=subtitle, x="training step", height=390)
     figure.update_annotations(font_size=12)
-    figure.update_yaxes(rangemode="tozero")
+    for column, key in enumerate(panels, start=1):
+        if key in ("loss", "fvu"):  # they fall by orders of magnitude in the first steps
+            figure.update_yaxes(type="log", dtick="D2", row=1, col=column)
+        else:
+            figure.update_yaxes(rangemode="tozero", row=1, col=column)
     return _legend_below(figure)
 
 
@@ -88,7 +115,7 @@ def recovery_against_lambda(
             line={"color": CHANCE_GREY, "dash": dash, "width": 2}, hoverinfo="skip",
         )  # fmt: skip
     style(figure, title, subtitle=subtitle, x="λ (log scale)", y=f"directions at cosine > 0.9, of {n_directions}")
-    figure.update_xaxes(type="log")
+    figure.update_xaxes(type="log", tickvals=list(lams), ticktext=[f"{lam:g}" for lam in lams])
     figure.update_yaxes(range=[0, 1.06 * n_directions])
     return _legend_below(figure)
 
@@ -181,9 +208,34 @@ def support_curve(
             line={"color": color, "dash": dash, "width": 2.5}, hoverinfo="skip",
         )  # fmt: skip
     style(figure, title, subtitle=subtitle, x="encoder steps (log scale)", y="F1 of the active set (1 is perfect)")
-    figure.update_xaxes(type="log")
+    figure.update_xaxes(type="log", tickvals=list(steps), ticktext=[str(step) for step in steps])
     figure.update_yaxes(range=[0, 1.02])
     return _legend_below(figure)
+
+
+def recovery_svg(rows: Mapping[str, tuple[float, float]], n_directions: int, width: int = 720) -> str:
+    """`recovery_bars` as a small self-contained SVG, for the lesson's first screen."""
+    left, right, step = 230, 50, 34
+    scale = (width - left - right) / n_directions
+    height = 30 + step * len(rows) + 26
+    parts = [
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' font-family='sans-serif' font-size='14'>",
+        f"<rect width='{width}' height='{height}' fill='#FFFFFF'/>",
+    ]
+    for mark in range(0, n_directions + 1, 8):
+        x = left + scale * mark
+        parts.append(f"<path d='M{x:.1f} 16V{height - 30}' stroke='#DDDDDD'/>")
+        parts.append(
+            f"<text x='{x:.1f}' y='{height - 12}' text-anchor='middle' font-size='12' fill='#555555'>{mark}</text>"
+        )
+    for i, (name, (loose, strict)) in enumerate(rows.items()):
+        y = 24 + step * i
+        parts.append(f"<text x='{left - 10}' y='{y + 17}' text-anchor='end' fill='#222222'>{name}</text>")
+        parts.append(f"<rect x='{left}' y='{y}' width='{scale * loose:.1f}' height='24' fill='{PALETTE[5]}'/>")
+        parts.append(f"<rect x='{left}' y='{y + 6}' width='{scale * strict:.1f}' height='12' fill='{PALETTE[0]}'/>")
+        end = left + scale * loose + 8
+        parts.append(f"<text x='{end:.1f}' y='{y + 17}' fill='#222222'>{loose:.0f}</text>")
+    return "".join(parts) + "</svg>"
 
 
 def _legend_below(figure: go.Figure) -> go.Figure:
