@@ -107,6 +107,13 @@ def _(f, draw):
     return covariance(*(x > 0).T)
 
 
+@batch.case("magnitudes of different features and instances are independent", rule=Close(rtol=0, atol=0.0045))
+def _(f, draw):
+    # always active, so that only magnitudes vary: variance 1/12, standard error of a covariance 0.0006
+    x = sized(f(SAMPLES, draw.lend(torch.ones(2, 2))), 2, 2)
+    return covariance(*x.transpose(1, 2).flatten(0, 1))
+
+
 @batch.case("each instance has its own data", rule=COVARIES)
 def _(f, draw):
     x = sized(f(SAMPLES, draw.lend(torch.full((3, 1), 0.5))), 3, 1)
@@ -200,6 +207,18 @@ def average_probability(batch_size, feature_probability):
 )
 def batch_axis_first(batch_size, feature_probability):
     return toy.generate_batch(batch_size, feature_probability).transpose(0, 1)
+
+
+@batch.mistake("All features of a sample share one magnitude: the random magnitudes need the feature axis too.")
+def one_magnitude_for_all_features(batch_size, feature_probability):
+    p = feature_probability
+    return torch.rand(p.shape[0], batch_size, 1) * _mask(batch_size, p)
+
+
+@batch.mistake("All instances share their magnitudes: the random magnitudes need the instance axis too.")
+def one_magnitude_for_all_instances(batch_size, feature_probability):
+    p = feature_probability
+    return torch.rand(1, batch_size, p.shape[1]) * _mask(batch_size, p)
 
 
 @batch.alternative
