@@ -731,17 +731,16 @@ pd.DataFrame(rows, index=["random directions", "random samples"]).T.rename_axis(
 # Now 32 features in 8 dimensions, as published: 128 latents, all samples in every step, plain gradient descent with rate 0.01, $\lambda = 0.03$, 4000 steps, decoder rows set back to length 1. The script's model does not subtract $b_{dec}$ before encoding. Here is its backward pass.
 #
 # ```python
-# def published_gradients(params, x, lam):
-#     N = len(x)
-#     latents = np.maximum(x @ params["W_enc"] + params["b_enc"], 0)
-#     x_hat = latents @ params["W_dec"] + params["b_dec"]
-#     d_x_hat = 2 * (x_hat - x) / N
-#     d_pre = (d_x_hat @ params["W_dec"].T) * (latents > 0)
+# def published_gradients(p, x, lam):
+#     n = len(x)
+#     f = np.maximum(x @ p["W_enc"] + p["b_enc"], 0)
+#     error = 2 * (f @ p["W_dec"] + p["b_dec"] - x) / n
+#     back = (error @ p["W_dec"].T) * (f > 0)
 #     return {
-#         "W_enc": x.T @ d_pre + lam * np.sign(params["W_enc"]) / N,   # "L1 sparsity"
-#         "b_enc": d_pre.sum(axis=0),
-#         "W_dec": latents.T @ d_x_hat,
-#         "b_dec": d_x_hat.sum(axis=0),
+#         "W_enc": x.T @ back + lam * np.sign(p["W_enc"]) / n,   # "L1 sparsity"
+#         "b_enc": back.sum(axis=0),
+#         "W_dec": f.T @ error,
+#         "b_dec": error.sum(axis=0),
 #     }
 # ```
 #

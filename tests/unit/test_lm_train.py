@@ -72,7 +72,8 @@ def test_from_text_to_a_saved_sae_with_its_card(own_cache: Path, tmp_path: Path)
     index = module.write_index(tmp_path / "saes")
     assert [entry["hook_name"] for entry in index.values()] == hooks
     second = train_from_corpus(hooks[:1] + hooks[1:], **options)
-    assert second[0].seconds["collect"] < results[0].seconds["collect"], "activations come from the cache"
+    # the time recorded with the activations, so equal only if they come from the cache
+    assert second[0].seconds["collect"] == results[0].seconds["collect"]
     assert second[0].metrics["fvu"] == pytest.approx(results[0].metrics["fvu"], rel=1e-3)
 
 
