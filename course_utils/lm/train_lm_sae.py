@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
 
 from course_utils import settings
 from course_utils.io import atomic_write, sha256, write_json
