@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,10 +17,12 @@ import pytest
 import suite
 
 from course_utils.grading import batch, submissions
-from course_utils.grading.sandbox import linux, seccomp
+from course_utils.grading.sandbox import client, linux, seccomp
+from course_utils.grading.sandbox.processes import descendants
 
 ISOLATIONS = ["namespaces+landlock+seccomp", "landlock+seccomp", "namespaces"]
 HONEST = 8
+JOBS = 2
 
 
 @dataclass
@@ -106,16 +109,17 @@ def snapshot(*folders: Path) -> dict[str, str]:
 
 
 def processes() -> set[str]:
-    """Processes that a grading run could have left: the server's, those of the set-aside users, the attacks' own programs."""
+    """Processes that this grading run could have left: below this one, or of the users set aside for it."""
+    own_users = set(client._spare_uids(JOBS))
     found = set()
-    for entry in Path("/proc").glob("[0-9]*"):
+    for pid in {int(entry.name) for entry in Path("/proc").glob("[0-9]*")}:
         try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            owner = entry.stat().st_uid
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            owner = Path(f"/proc/{pid}").stat().st_uid
         except OSError:
             continue
-        if f"{os.getpid()}-sandbox" in command or "sleep 98765" in command or 60_700 <= owner < 61_184:
-            found.add(f"{entry.name} {command} {owner}")
+        if owner in own_users or pid in descendants(os.getpid()):
+            found.add(f"{pid} {command} {owner}")
     return found
 
 
@@ -132,12 +136,17 @@ def grade_all(isolation: str, folder: Path, attacks: list[suite.Attack]) -> Outc
         suite.build(attack, work, places)
     package = [Path(batch.__file__).parents[1]]
     before, code_before, running = snapshot(work, outside), snapshot(*package), processes()
-    temporary = {path.name for path in Path("/tmp").glob("course-grade-*")}
+    scratch = folder / "tmp"
+    scratch.mkdir(mode=0o755)
+    usual, tempfile.tempdir = tempfile.tempdir, str(scratch)
     found = submissions.find([work], folder / "unpacked")
     settings = batch.Settings(
-        registry="demo_lesson", seed=20, jobs=2, isolation=isolation, cell_seconds=1.5, timeout=20.0, memory_mb=1500
+        registry="demo_lesson", seed=20, jobs=JOBS, isolation=isolation, cell_seconds=1.5, timeout=20.0, memory_mb=1500
     )
-    report = batch.grade(found, settings)
+    try:
+        report = batch.grade(found, settings)
+    finally:
+        tempfile.tempdir = usual
     after = snapshot(work, outside)
     canaries.close()
     code_after = {path: text for path, text in snapshot(*package).items() if "__pycache__" not in path}
@@ -147,7 +156,7 @@ def grade_all(isolation: str, folder: Path, attacks: list[suite.Attack]) -> Outc
         sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path)),
         canaries.heard,
         sorted(processes() - running),
-        sorted({path.name for path in Path("/tmp").glob("course-grade-*")} - temporary),
+        sorted(path.name for path in scratch.iterdir()),
         any("attack-was-here" in path for path in code_after) or not code_before,
     )
 
