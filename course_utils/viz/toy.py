@@ -278,7 +278,7 @@ def fate_map(
         figure.add_scatter(x=[None], y=[None], mode="markers", marker=square, name=name, row=1, col=1)
     style(figure, title, subtitle=subtitle, height=480)
     figure.update_xaxes(type="log", title_text="importance, relative to the others", showgrid=False, dtick=1)
-    figure.update_yaxes(type="log", showgrid=False, dtick="D2")
+    figure.update_yaxes(type="log", showgrid=False, tickvals=[0.1, 0.2, 0.5, 1, 2, 5, 10])
     figure.update_yaxes(title_text="density, relative to the others", col=1)
     figure.update_layout(legend={"orientation": "h", "y": -0.2})
     return figure
