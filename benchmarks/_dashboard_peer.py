@@ -72,7 +72,8 @@ def main(job_file: str) -> None:
     tokens = torch.load(job["tokens"])
     model = load_model(job["model"])
     sae = SAE.load_from_disk(job["sae"], device="cpu")
-    sae = sae[0] if isinstance(sae, tuple) else sae
+    sae = (sae[0] if isinstance(sae, tuple) else sae).float()
+    sae.cfg.dtype = "float32"
     # it insists on folding the decoder's norms, which sae_lens refuses for this kind; rows have length 1, so nothing is lost
     assert torch.allclose(sae.W_dec.norm(dim=1), torch.ones(len(sae.W_dec)), atol=1e-3)
     sae.fold_W_dec_norm = lambda: None

@@ -35,7 +35,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(job["threads"])
     torch.set_grad_enabled(False)
-    tokens, model, sae = torch.load(job["tokens"]), load_model(job["model"]), SAE.load(job["sae"])
+    tokens, model, sae = torch.load(job["tokens"]), load_model(job["model"]), SAE.load(job["sae"], dtype="float32")
     model(tokens[:2])  # first-call costs belong to neither side
     started, work = time.perf_counter(), time.process_time()
     scan = scan_latents(

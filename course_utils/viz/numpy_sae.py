@@ -140,9 +140,9 @@ def sparsity_curve(
             x=[l0], y=[fvu], mode="markers", name=name, marker={"size": 15, "symbol": symbol, "color": color},
             hovertemplate=f"{name}<br>L0 %{{x:.2f}}<br>unexplained %{{y:.4f}}<extra></extra>",
         )  # fmt: skip
-    style(figure, title, subtitle=subtitle, x="L0 (active latents a sample)", y="variance unexplained (fraction)")
+    style(figure, title, subtitle=subtitle, x="L0 (active latents a sample)", y="variance unexplained (log scale)")
     figure.update_xaxes(rangemode="tozero")
-    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(type="log", dtick=1, minor={"dtick": "D1", "showgrid": True, "gridcolor": "#F2F2F2"})
     return _legend_below(figure)
 
 
@@ -164,7 +164,8 @@ def shrinkage_scatter(
             x=x[keep].round(3), y=y[keep].round(3), mode="markers", marker={"color": color, "size": 4, "opacity": 0.45},
             row=1, col=column, hovertemplate="true %{x:.2f}<br>latent %{y:.2f}<extra></extra>",
         )  # fmt: skip
-    style(figure, title, subtitle=subtitle, x="true coefficient", height=400, legend=False)
+    width = 560 if len(found) == 1 else None
+    style(figure, title, subtitle=subtitle, x="true coefficient", height=400, width=width, legend=False)
     figure.update_yaxes(title_text="latent value", col=1)
     return figure
 
