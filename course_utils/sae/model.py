@@ -63,7 +63,7 @@ class SAEOutput:
         if self.sparse is not None:
             return self.sparse.fired()
         assert self.dense is not None
-        return (self.dense > 0).any(0)
+        return self.dense.detach().sum(0) > 0  # latents are never negative; a sum is quicker than `any`
 
 
 class SAE(nn.Module):
@@ -171,6 +171,16 @@ class SAE(nn.Module):
         """Squared error, summed over dimensions, averaged over the batch; in float32 at least."""
         wide = torch.promote_types(x.dtype, torch.float32)
         return nn.functional.mse_loss(x_hat.to(wide), x.to(wide), reduction="sum") / x[..., 0].numel()
+
+    @property
+    def row_width(self) -> int:
+        """Numbers in one training row."""
+        return self.cfg.d_in
+
+    @torch.no_grad()
+    def start_at_mean(self, mean: Float[Tensor, " d_in"]) -> None:
+        """Begin training from the mean of the first batch."""
+        self.b_dec.copy_(mean)
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:

@@ -69,7 +69,9 @@ class SparseLatents:
         Made once and kept, since the decoder's and the encoder's gradients both need it.
         """
         if self._by_latent is None:
-            order = self.indices.sort(stable=True).indices
+            # PyTorch sorts short integers by counting, four times quicker than long ones
+            keys = self.indices.to(torch.int16) if self.d_sae < 2**15 else self.indices
+            order = keys.sort(stable=True).indices
             counts = torch.bincount(self.indices, minlength=self.d_sae)
             self._by_latent = order, self.rows().index_select(0, order), F.pad(counts.cumsum(0), (1, 0))
         return self._by_latent
@@ -193,23 +195,24 @@ def compute_dtype(weights: Tensor) -> torch.dtype:
 # ---- encoding: pre-activations chunk by chunk, and the selection ---------------------------------------------------------
 
 
-GROUP = 16  # neighbouring latents searched as one: 16 float32 numbers are one cache line
+GROUP = 16  # latents searched as one
 
 
 def row_topk(pre: Float[Tensor, "batch n"], k: int) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
     """The k largest entries of each row with their indices, in no order; exact.
 
-    The k largest entries lie in the k groups with the largest maxima, so only those groups are searched: 2.7 ms against
-    3.9 for `topk` on all of 256 x 4608 (one thread). Ties may be broken differently.
+    The k largest entries lie in the k groups with the largest maxima, so only those groups are searched. A group is every
+    (n / 16)-th entry, so that the maxima of neighbouring groups are taken side by side: 2.0 ms against 3.6 for `topk` on all
+    of 256 x 4608 (one thread), and in bfloat16 no slower than in float32. Ties may be broken differently.
     """
     batch, n = pre.shape
     if pre.device.type != "cpu" or n % GROUP or n // GROUP < 4 * k:
         return pre.topk(k, dim=-1, sorted=False)  # type: ignore[return-value]
-    groups = F.max_pool1d(pre, GROUP).topk(k, dim=-1, sorted=False).indices
-    first = torch.arange(0, batch * n // GROUP, n // GROUP, device=pre.device)
-    candidates = pre.reshape(-1, GROUP).index_select(0, (groups + first[:, None]).view(-1)).view(batch, k * GROUP)
-    values, inside = candidates.topk(k, dim=-1, sorted=False)
-    return values, groups.gather(1, inside // GROUP) * GROUP + inside % GROUP
+    step = n // GROUP
+    groups = pre.reshape(batch, GROUP, step).amax(1).topk(k, dim=-1, sorted=False).indices
+    members = (groups[:, None, :] + torch.arange(0, n, step, device=pre.device)[:, None]).view(batch, GROUP * k)
+    values, inside = pre.gather(1, members).topk(k, dim=-1, sorted=False)
+    return values, members.gather(1, inside)
 
 
 def positions_above(pre: Float[Tensor, "batch n"], floor: float) -> Int[Tensor, " found"]:

@@ -182,8 +182,7 @@ class SAETrainer:
         if self.cfg.normalize_input:
             self.input_scale = float((self.cfg.d_in / square.clamp_min(1e-12)).sqrt())
         if self.cfg.b_dec_init == "mean":
-            with torch.no_grad():
-                self.sae.b_dec.copy_(mean * self.input_scale)
+            self.sae.start_at_mean(mean * self.input_scale)
 
     def _precision(self) -> Any:
         if self.cfg.precision == "float32":
@@ -259,6 +258,7 @@ def train_sae(
     activations: Activations,
     cfg: SAEConfig,
     *,
+    sae: SAE | None = None,
     progress: bool = True,
     log_every: int = 10,
     checkpoint: str | Path | None = None,
@@ -271,6 +271,7 @@ def train_sae(
         activations: a tensor or (memory-mapped) array `[samples, d_in]`, an iterable of batches, or a function that
             returns a fresh iterable of batches.
         cfg: what to train and how.
+        sae: train this one instead of `SAE(cfg)`: a transcoder or crosscoder, whose rows are wider (see `Coder`).
         progress: show a bar.
         log_every: steps between entries of the history.
         checkpoint: file to write every `checkpoint_every` steps. If it exists already, training goes on from it, exactly
@@ -285,10 +286,14 @@ def train_sae(
         >>> result.sae.encode(torch.randn(3, 8)).shape
         torch.Size([3, 16])
     """
-    if (found := width(activations)) not in (None, cfg.d_in):
-        raise ValueError(f"activations have {found} dimensions, but cfg.d_in is {cfg.d_in}: set d_in={found}")
+    wanted = cfg.d_in if sae is None else sae.row_width
+    if (found := width(activations)) not in (None, wanted):
+        said = f"cfg.d_in is {wanted}: set d_in={found}" if sae is None else f"{type(sae).__name__} reads rows of {wanted}"
+        raise ValueError(f"activations have {found} dimensions, but {said}")
+    if checkpoint is not None and sae is not None:
+        raise ValueError("a checkpoint remembers only what SAE(cfg) builds: leave out checkpoint=, or sae=")
     resumed = checkpoint is not None and Path(checkpoint).exists()
-    trainer = SAETrainer.load_checkpoint(checkpoint, device=cfg.device) if resumed else SAETrainer(cfg)  # type: ignore[arg-type]
+    trainer = SAETrainer.load_checkpoint(checkpoint, device=cfg.device) if resumed else SAETrainer(cfg, sae)  # type: ignore[arg-type]
     if resumed and trainer.cfg.replace(metadata={}) != cfg.replace(metadata={}):
         raise ValueError(
             f"the checkpoint {checkpoint} was made with another configuration: delete it or name another file"
