@@ -108,9 +108,14 @@ def snapshot(*folders: Path) -> dict[str, str]:
     return seen
 
 
-def processes() -> set[str]:
-    """Processes that this grading run could have left: below this one, or of the users set aside for it."""
+def processes(others: frozenset[int] = frozenset()) -> set[str]:
+    """Processes that this grading run could have left: below this one, or of the users set aside for it.
+
+    What other tests started (a browser, say) and its children do not count.
+    """
     own_users = set(client._spare_uids(JOBS))
+    not_ours = others.union(*(descendants(pid) for pid in others))
+    ours = set(descendants(os.getpid())) - not_ours
     found = set()
     for pid in {int(entry.name) for entry in Path("/proc").glob("[0-9]*")}:
         try:
@@ -118,7 +123,7 @@ def processes() -> set[str]:
             owner = Path(f"/proc/{pid}").stat().st_uid
         except OSError:
             continue
-        if owner in own_users or pid in descendants(os.getpid()):
+        if owner in own_users or pid in ours:
             found.add(f"{pid} {command} {owner}")
     return found
 
@@ -135,7 +140,9 @@ def grade_all(isolation: str, folder: Path, attacks: list[suite.Attack]) -> Outc
     for attack in attacks:
         suite.build(attack, work, places)
     package = [Path(batch.__file__).parents[1]]
-    before, code_before, running = snapshot(work, outside), snapshot(*package), processes()
+    before, code_before = snapshot(work, outside), snapshot(*package)
+    others = frozenset(descendants(os.getpid()))
+    running = processes(others)
     scratch = folder / "tmp"
     scratch.mkdir(mode=0o755)
     usual, tempfile.tempdir = tempfile.tempdir, str(scratch)
@@ -155,7 +162,7 @@ def grade_all(isolation: str, folder: Path, attacks: list[suite.Attack]) -> Outc
         {result["id"]: result for result in report.results},
         sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path)),
         canaries.heard,
-        sorted(processes() - running),
+        sorted(processes(others) - running),
         sorted(path.name for path in scratch.iterdir()),
         any("attack-was-here" in path for path in code_after) or not code_before,
     )
