@@ -1,4 +1,4 @@
-"""The `course` command: check, grade, release, progress, assets, train, dashboard, doctor. Heavy imports wait for their command."""
+"""The `course` command: learn (check, export, reset, progress), grade, release, train, look. Heavy imports wait for their command."""
 
 from __future__ import annotations
 
@@ -80,6 +80,71 @@ def release(numbers: tuple[str, ...], source_folder: Path | None) -> None:
         click.echo(f"wrote nbgrader's source tree to {source_folder}")
     for path in files.release(list(numbers) or None):
         click.echo(f"wrote {path}")
+
+
+@main.command()
+@click.argument("notebook", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--lesson", "number", default=None, help="The notebook of this lesson; by default 09, the portfolio.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
+@click.option("--run", "execute", is_flag=True, help="Run the notebook first (the file itself stays as it is).")
+@click.option(
+    "--zip", "as_zip", is_flag=True, help="Instead, put notebooks into one zip file to hand in: all lessons by default."
+)
+def export(notebook: Path | None, number: str | None, out: Path | None, execute: bool, as_zip: bool) -> None:
+    """Export a notebook as one HTML file that opens anywhere, without a network; or your notebooks as a zip file.
+
+    Examples: `course export`, `course export --lesson 06 --out dashboards.html`, `course export --zip`.
+    """
+    from course_utils import export as exporting
+    from course_utils import settings
+
+    if notebook and number:
+        raise click.UsageError("name a notebook or a lesson, not both")
+    try:
+        if as_zip:
+            if execute:
+                raise click.UsageError("--run and --zip do not go together: a zip file holds the notebooks as they are")
+            folder = settings.root() / "notebooks"
+            chosen = [notebook] if notebook else sorted(folder.glob(f"{number or '[0-9][0-9]'}_*/[0-9][0-9]_*.ipynb"))
+            chosen = [path for path in chosen if ".before-reset-" not in path.name]
+            out = out or Path("submission.zip")
+            names = exporting.write_zip(chosen, out, folder)
+            click.echo(f"wrote {out}: {len(names)} notebook{'s' if len(names) != 1 else ''}: {', '.join(names)}")
+            return
+        path = notebook or exporting.find_notebook(number or "09")
+        out = out or Path(f"{path.stem}.html")
+        exporting.write_html(path, out, execute)
+    except (FileNotFoundError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    if not execute and not exporting.has_results(path):
+        click.echo("Note: this notebook holds no results yet. Run it and save it first, or pass --run.", err=True)
+
+
+@main.command()
+@click.argument("exercise_id")
+@click.argument("notebook", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def reset(exercise_id: str, notebook: Path | None) -> None:
+    """Put an exercise's starting code back into your notebook and forget its score. A copy of the notebook is kept.
+
+    Example: `course reset 02.3`. Close the notebook in JupyterLab first, or reload it from disk afterwards.
+    """
+    from course_utils import exercises, settings
+    from course_utils import export as exporting
+    from course_utils.progress_file import Progress
+
+    try:
+        exercises.get(exercise_id)
+        path = notebook or exporting.find_notebook(exercise_id.split(".")[0])
+        kept = exporting.reset_answer(path, exercise_id)
+    except (KeyError, FileNotFoundError, ValueError) as error:
+        raise click.ClickException(str(error.args[0] if error.args else error)) from None
+    if settings.keeps_progress():
+        Progress.load().forget(exercise_id).save()
+    if kept is None:
+        click.echo(f"{exercise_id} holds its starting code already.")
+    else:
+        click.echo(f"{exercise_id} is as it was at the start in {path}. Before that: {kept}")
 
 
 @main.command()

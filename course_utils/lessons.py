@@ -14,10 +14,15 @@ from typing import Any
 from course_utils import exercises, settings
 
 HEADING = re.compile(r"^(#{2,4} Exercise (\d\d\.\d+)\b[^\n]*)$", re.MULTILINE)
+TASK_HEADING = re.compile(r"^(#{2,4} Task (\d\d\.r\d+)\b[^\n]*)$", re.MULTILINE)
 LAYOUT = "lines_to_next_cell"
 """jupytext's note on blank lines in the source file; notebooks have no use for it."""
 SOLUTION_ONLY = "solution-only"
 """Tag of cells that stand in the solved lesson and are left out of the learner's copy."""
+WRITTEN = "written"
+"""Key of text cells in which the learner answers a hand-graded task: `# %% [markdown] written="09.r1"`."""
+WRITE_HERE = "*Write here. Add cells below this one as you like: text, code, figures.*"
+"""What such a cell holds in the learner's copy."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,12 @@ def read_notebook(path: Path) -> Any:
 
 
 def cell_role(cell: Any) -> tuple[str, str]:
-    """What a cell is for: `("answer", "02.3")`, `("check", "02.3")`, `("setup", "")` or `("other", "")`."""
+    """What a cell is for: `("answer", "02.3")`, `("check", "02.3")`, `("task", "09.r1")`, `("written", "09.r1")`, `("setup", "")`
+    or `("other", "")`. A task is graded by hand; the learner's text stands in the written cell behind it."""
     metadata = cell.get("metadata", {})
     marking = metadata.get("nbgrader", {})
     name = str(marking.get("grade_id", "")) if isinstance(marking, dict) else ""
-    for role in ("answer", "check"):
+    for role in ("answer", "check", "task", WRITTEN):
         if name.startswith(f"{role}-"):
             return role, name.removeprefix(f"{role}-").replace("-", ".")
         if role in metadata:
@@ -76,8 +82,13 @@ def with_metadata(notebook: Any, slug: str) -> Any:
     for cell in notebook.cells:
         role, exercise_id = cell_role(cell)
         cell.metadata.pop(LAYOUT, None)
-        if role in ("answer", "check"):
+        if role in ("answer", "check", "task"):
             cell.metadata = {**_other_metadata(cell), "nbgrader": _nbgrader_metadata(role, exercise_id)}
+            cell.id = grade_id(role, exercise_id)
+            if role == "task":
+                cell.source = TASK_HEADING.sub(lambda match: f"{match[1]}\n{task_badge(match[2])}", cell.source)
+            continue
+        if role == WRITTEN:
             cell.id = grade_id(role, exercise_id)
             continue
         if cell.cell_type == "markdown":
@@ -122,6 +133,12 @@ def badge(exercise_id: str) -> str:
     )
 
 
+def task_badge(task_id: str) -> str:
+    """The line under a hand-graded task's heading."""
+    points = exercises.get_task(task_id).points
+    return f"\n*Graded by hand · {points:g} point{'s' if points != 1 else ''}*\n"
+
+
 def release(numbers: list[str] | None = None, out: Path | None = None) -> list[Path]:
     """Write the learner's notebooks through nbgrader's own generate_assignment. Running it again changes no byte.
 
@@ -153,6 +170,9 @@ def write_nbgrader_source(folder: Path, chosen: list[Source] | None = None) -> P
     for source in chosen if chosen is not None else sources():
         notebook = read_notebook(source.path)
         notebook.cells = [cell for cell in notebook.cells if SOLUTION_ONLY not in cell.metadata.get("tags", [])]
+        for cell in notebook.cells:
+            if cell_role(cell)[0] == WRITTEN:
+                cell.source = WRITE_HERE
         with atomic_write(folder / source.slug / f"{source.slug}.ipynb") as file:
             nbformat.write(notebook, file)
     return folder
@@ -196,13 +216,16 @@ def _digest(slug: str, cell: Any) -> str:
 
 
 def _other_metadata(cell: Any) -> dict[str, Any]:
-    return {key: value for key, value in cell.metadata.items() if key not in ("answer", "check", "nbgrader")}
+    return {key: value for key, value in cell.metadata.items() if key not in ("answer", "check", "task", "nbgrader")}
 
 
 def _nbgrader_metadata(role: str, exercise_id: str) -> dict[str, Any]:
     metadata = {"grade_id": grade_id(role, exercise_id), "schema_version": 3, "task": False}
     if role == "answer":
         return {**metadata, "grade": False, "locked": False, "solution": True}
+    if role == "task":
+        points = exercises.get_task(exercise_id).points
+        return {**metadata, "grade": False, "locked": True, "solution": False, "task": True, "points": points}
     points = exercises.get(exercise_id).points
     return {**metadata, "grade": True, "locked": True, "solution": False, "points": points}
 

@@ -7,7 +7,7 @@ import functools
 import importlib
 import pkgutil
 
-from course_utils.grading.exercise import Exercise, Lesson
+from course_utils.grading.exercise import Exercise, Lesson, Task
 
 
 def lesson_numbers() -> list[str]:
@@ -38,6 +38,16 @@ def get(exercise_id: str) -> Exercise:
             return exercise
     known = ", ".join(exercise.id for exercise in exercises)
     raise KeyError(f"there is no exercise {exercise_id!r}; lesson {number} has {known}")
+
+
+def get_task(task_id: str) -> Task:
+    """The hand-graded task with an id such as `"09.r1"`. Unknown ids raise a KeyError that says which ids there are."""
+    tasks = get_lesson(str(task_id).split(".")[0]).tasks
+    for task in tasks:
+        if task.id == task_id:
+            return task
+    known = ", ".join(task.id for task in tasks) or "none"
+    raise KeyError(f"there is no hand-graded task {task_id!r}; that lesson has {known}")
 
 
 def all() -> builtins.list[Exercise]:

@@ -263,7 +263,11 @@ class SubmissionRun:
         verdicts = [self._verdict(exercise) for exercise in self.exercises.values()]
         score = round(sum(verdict.score for verdict in verdicts), 2)
         max_score = round(sum(verdict.max_score for verdict in verdicts), 2)
+        tasks = [task for number in self.numbers for task in self.course.tasks_of(number)]
         notes = [*self.parsed.notes, *self._notes()]
+        if tasks and not self.refused:
+            total = sum(task.points for task in tasks)
+            notes.append(f"{total:g} more points are graded by hand ({tasks[0].id} to {tasks[-1].id}).")
         result = {
             "id": self.submission.label,
             "path": wire.clean(str(self.submission.path), 1000),
@@ -277,6 +281,8 @@ class SubmissionRun:
             "flags": [*map(wire.clean, self.dynamic_flags), *self._source_flags()],
             "exercises": [_plain(verdict) for verdict in verdicts],
         }
+        if tasks:  # listed, so that nobody takes the score for the whole; their points are not in it
+            result["hand_graded"] = [{"id": t.id, "title": t.title, "max_score": t.points} for t in tasks]
         return {"result": result, "answers": self._answers(), "key": self.course.key_for(self.parsed.digest)}
 
     def _verdict(self, exercise: Any) -> Verdict:
@@ -401,6 +407,12 @@ class Course:
     @functools.cache  # noqa: B019  one Course a run
     def for_lesson(self, number: str) -> list[Any]:
         return list(self.registry.for_lesson(number)) if number in self.numbers else []
+
+    def tasks_of(self, number: str) -> list[Any]:
+        """What a person grades in a lesson."""
+        if number not in self.numbers or not hasattr(self.registry, "get_lesson"):
+            return []
+        return list(getattr(self.registry.get_lesson(number), "tasks", []))
 
     @functools.cache  # noqa: B019
     def warm(self, exercise: Any, seed: int) -> None:

@@ -292,6 +292,18 @@ class Exercise:
         return answer_stub(self.id)
 
 
+@dataclass(frozen=True)
+class Task:
+    """Something a person grades: a text the learner writes. In nbgrader a task cell; `course grade` lists it without a score."""
+
+    id: str
+    """Such as `"09.r1"`."""
+    title: str
+    points: float
+    criteria: tuple[str, ...] = ()
+    """What earns the points; learners see the same list."""
+
+
 @dataclass
 class Lesson:
     """A lesson's exercises in order. `slug` is the name of its file and folder, `02_toy_superposition`."""
@@ -300,6 +312,8 @@ class Lesson:
     title: str
     slug: str
     exercises: list[Exercise] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+    """What is graded by hand, in order."""
 
     def exercise(self, number: int, **kwargs: Any) -> Exercise:
         """Define exercise `number` of this lesson; keyword arguments as in the module's text."""
@@ -308,6 +322,14 @@ class Lesson:
             raise ValueError(f"exercise {exercise.id} is defined twice")
         self.exercises.append(exercise)
         return exercise
+
+    def task(self, number: int, title: str, *, points: float = 1.0, criteria: tuple[str, ...] = ()) -> Task:
+        """Define hand-graded task `number` of this lesson, `"09.r1"`."""
+        task = Task(f"{self.number}.r{number}", title, points, criteria)
+        if any(other.id == task.id for other in self.tasks):
+            raise ValueError(f"task {task.id} is defined twice")
+        self.tasks.append(task)
+        return task
 
 
 def is_blank(candidate: Any) -> bool:

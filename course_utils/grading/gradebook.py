@@ -43,8 +43,9 @@ def write(report: Report, database: Path, registry: Any, autograded: Path | None
         for record in report.records:
             for number in record["result"]["lessons"]:
                 exercises = [e for e in record["result"]["exercises"] if e["id"].split(".")[0] == number]
+                tasks = [t for t in record["result"].get("hand_graded", []) if t["id"].split(".")[0] == number]
                 assignment = record["submission"].assignment or slug(registry, number)
-                Entry(book, record, assignment, exercises).write(autograded)
+                Entry(book, record, assignment, exercises, tasks).write(autograded)
 
 
 @contextlib.contextmanager
@@ -66,8 +67,15 @@ def slug(registry: Any, number: str) -> str:
 class Entry:
     """One submission of one assignment."""
 
-    def __init__(self, book: Any, record: dict[str, Any], assignment: str, exercises: list[dict[str, Any]]) -> None:
-        self.book, self.exercises, self.assignment = book, exercises, assignment
+    def __init__(
+        self,
+        book: Any,
+        record: dict[str, Any],
+        assignment: str,
+        exercises: list[dict[str, Any]],
+        tasks: list[dict[str, Any]],
+    ) -> None:
+        self.book, self.exercises, self.tasks, self.assignment = book, exercises, tasks, assignment
         self.submission: Submission = record["submission"]
         in_tree = bool(self.submission.assignment)
         self.notebook = self.submission.path.stem if in_tree else assignment
@@ -80,6 +88,8 @@ class Entry:
         self.book.update_or_create_submission(self.assignment, self.student, **details)
         for exercise in self.exercises:
             self._grade(exercise)
+        for task in self.tasks:
+            self._await_grade(task)
         self.book.db.commit()
         with atomic_write(autograded / self.student / self.assignment / f"{self.notebook}.ipynb") as file:
             json.dump(self._notebook(), file, indent=1)
@@ -102,6 +112,13 @@ class Entry:
             except MissingEntry:
                 book.add_solution_cell(answer, *place)
                 book.update_or_create_source_cell(answer, *place, cell_type="code", source="")
+        for task in self.tasks:
+            name = grade_id("task", task["id"])
+            try:
+                book.find_task_cell(name, *place)
+            except MissingEntry:
+                book.add_task_cell(name, *place, max_score=task["max_score"], cell_type="markdown")
+                book.update_or_create_source_cell(name, *place, cell_type="markdown", source="")
 
     def _grade(self, exercise: dict[str, Any]) -> None:
         from nbgrader.api import Comment, Grade, MissingEntry
@@ -123,20 +140,38 @@ class Entry:
             self.book.db.add(comment)
         comment.auto_comment = escape("\n".join(exercise["feedback"]))
 
+    def _await_grade(self, task: dict[str, Any]) -> None:
+        """A task's entry waits for a person; what a person gave before stays."""
+        from nbgrader.api import Comment, Grade, MissingEntry
+
+        name, place = grade_id("task", task["id"]), (self.notebook, self.assignment)
+        held = self.book.find_submission_notebook(*place, self.student)
+        cell = self.book.find_task_cell(name, *place)
+        try:
+            grade = self.book.find_grade(name, *place, self.student)
+        except MissingEntry:
+            grade = Grade(cell=cell, notebook=held)
+            self.book.db.add(grade)
+        grade.needs_manual_grade = True
+        try:
+            self.book.find_comment(name, *place, self.student)
+        except MissingEntry:
+            self.book.db.add(Comment(cell=cell, notebook=held))
+
     def _notebook(self) -> dict[str, Any]:
         """The submission for reading: its cells, our feedback under each check cell, nothing that a browser would run."""
-        by_id = {exercise["id"]: exercise for exercise in self.exercises}
+        by_id = {entry["id"]: entry for entry in [*self.exercises, *self.tasks]}
         cells, seen = [], set()
         for cell in _plain_cells(self.submission.path):
             role, exercise_id, source = cell
-            if role in ("answer", "check") and (exercise_id not in by_id or (role, exercise_id) in seen):
+            if role in ("answer", "check", "task") and (exercise_id not in by_id or (role, exercise_id) in seen):
                 role = ""  # a copied cell would be graded twice
             seen.add((role, exercise_id))
             cells.append(_cell(role, exercise_id, source, by_id))
-        for exercise_id in by_id:
-            for role in ("answer", "check"):
-                if (role, exercise_id) not in seen:
-                    cells.append(_cell(role, exercise_id, "# this cell is missing in the submission", by_id))
+        wanted = [(role, exercise["id"]) for exercise in self.exercises for role in ("answer", "check")]
+        for role, exercise_id in [*wanted, *(("task", task["id"]) for task in self.tasks)]:
+            if (role, exercise_id) not in seen:
+                cells.append(_cell(role, exercise_id, "# this cell is missing in the submission", by_id))
         kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
         return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 4}
 
@@ -160,14 +195,28 @@ def _plain_cells(path: Path) -> list[tuple[str, str, str]]:
             known = next(code, None)
             found.append((known.role, known.exercise, known.source) if known else ("", "", source))
         elif cell.get("cell_type") == "markdown":
-            found.append(("markdown", "", source))
+            task_id = _task_of(cell.get("metadata"))
+            found.append(("task", task_id, source) if task_id else ("markdown", "", source))
     return found
 
 
+def _task_of(metadata: Any) -> str:
+    """The id of the hand-graded task that a text cell states, or nothing. The metadata may hold anything."""
+    marking = metadata.get("nbgrader") if isinstance(metadata, dict) else None
+    named = marking.get("grade_id") if isinstance(marking, dict) else None
+    match = re.fullmatch(r"task-(\d\d)-(r\d+)", named) if isinstance(named, str) else None
+    return f"{match[1]}.{match[2]}" if match else ""
+
+
 def _cell(role: str, exercise_id: str, source: str, by_id: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    if role == "markdown":
+    if role in ("markdown", "task"):
         safe = source.replace("&", "&amp;").replace("<", "&lt;").replace("](javascript:", "](")
-        return {"cell_type": "markdown", "metadata": {}, "source": clean(safe, 100_000)}
+        marking = {}
+        if role == "task":
+            marks = {"grade_id": grade_id(role, exercise_id), "schema_version": 3, "task": True, "grade": False}
+            marks |= {"locked": True, "solution": False, "points": by_id[exercise_id]["max_score"]}
+            marking = {"nbgrader": {**marks, "cell_type": "markdown"}}
+        return {"cell_type": "markdown", "metadata": marking, "source": clean(safe, 100_000)}
     metadata: dict[str, Any] = {}
     outputs: list[dict[str, Any]] = []
     if role in ("answer", "check"):

@@ -17,7 +17,7 @@ from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 
 from course_utils.grading.nbgrader_repair import NOTES
-from course_utils.lessons import HEADING, cell_role
+from course_utils.lessons import HEADING, TASK_HEADING, WRITE_HERE, WRITTEN, cell_role
 from course_utils.lessons import grade_id as name_of
 
 LONGEST_OUTPUT = 2000
@@ -50,13 +50,15 @@ class FeedbackPage(Exporter):
 
 
 def exercise_rows(nb: NotebookNode) -> list[dict[str, Any]]:
-    """One row an exercise with a check cell, in the notebook's order: heading, answer, score, card, errors, comment."""
+    """One row an exercise with a check cell or a hand-graded task, in the notebook's order, with all that is shown of it."""
     headings = {match[2]: match[1].lstrip("# ") for cell in nb.cells for match in HEADING.finditer(cell.source)}
     marked = {
         cell.metadata.nbgrader.grade_id: cell for cell in nb.cells if "grade_id" in cell.metadata.get("nbgrader", {})
     }
     rows = []
     for grade_id, cell in marked.items():
+        if cell.metadata.nbgrader.get("task"):
+            rows.append(_task_row(nb, cell))
         if not cell.metadata.nbgrader.get("grade"):
             continue
         exercise_id = cell_role(cell)[1] or grade_id
@@ -75,6 +77,24 @@ def exercise_rows(nb: NotebookNode) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _task_row(nb: NotebookNode, cell: NotebookNode) -> dict[str, Any]:
+    """A hand-graded task: its title, the learner's text, the score and the comment a person gave."""
+    task_id = cell_role(cell)[1]
+    heading = TASK_HEADING.search(cell.source)
+    written = [other.source for other in nb.cells if cell_role(other) == (WRITTEN, task_id)]
+    return {
+        "id": task_id or cell.metadata.nbgrader.grade_id,
+        "title": heading[1].lstrip("# ") if heading else cell.metadata.nbgrader.grade_id,
+        "score": float(cell.metadata.nbgrader.get("score") or 0),
+        "points": float(cell.metadata.nbgrader.get("points") or 0),
+        "answer": "\n\n".join(text for text in written if text != WRITE_HERE),
+        "printed": "",
+        "card": "",
+        "errors": "",
+        "comment": _comment(cell),
+    }
 
 
 def clean_html(html: str) -> str:

@@ -136,7 +136,7 @@ def _released_cells(notebook: Any) -> dict[str, NotebookNode]:
     """Every marked cell of the release by grade id, as the gradebook recorded it."""
     points = {cell.name: cell.max_score for cell in notebook.grade_cells}
     solutions = {cell.name for cell in notebook.solution_cells}
-    tasks = {cell.name for cell in notebook.task_cells}
+    tasks = {cell.name: cell.max_score for cell in notebook.task_cells}
     released = {}
     for cell in notebook.source_cells:
         metadata = {
@@ -149,8 +149,8 @@ def _released_cells(notebook: Any) -> dict[str, NotebookNode]:
             "cell_type": cell.cell_type,
             "checksum": cell.checksum,
         }
-        if cell.name in points:
-            metadata["points"] = points[cell.name]
+        if cell.name in points or cell.name in tasks:
+            metadata["points"] = {**points, **tasks}[cell.name]
         released[cell.name] = NotebookNode(cell_type=cell.cell_type, source=cell.source, metadata=metadata)
     return released
 
@@ -207,7 +207,7 @@ def _put_back(nb: NotebookNode, wanted: dict[str, NotebookNode]) -> list[str]:
     said = []
     for grade_id, released in wanted.items():
         places = {cell.metadata.get("nbgrader", {}).get("grade_id"): i for i, cell in enumerate(nb.cells)}
-        if not released.metadata["grade"] or grade_id in places:
+        if not (released.metadata["grade"] or released.metadata["task"]) or grade_id in places:
             continue
         make = new_code_cell if released.cell_type == "code" else new_markdown_cell
         cell = make(released.source, metadata={"nbgrader": NotebookNode(released.metadata)})

@@ -53,6 +53,8 @@ def table(report: Report) -> Any:
             marks.append("; ".join(result["notes"])[:80])
         flags = f"⚑ {len(result['flags'])}" if result["flags"] else ""
         score = f"{result['score']:g}/{result['max_score']:g}"
+        if result.get("hand_graded"):
+            score += f" + {sum(task['max_score'] for task in result['hand_graded']):g} by hand"
         out.add_row(Text(result["id"]), score, marks, f"{result['seconds']:.1f}", Text(flags))
     return out
 
