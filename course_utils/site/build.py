@@ -1,218 +1,215 @@
-"""Build the site: run the solved lessons (once per source), render every page, write search data and shared files."""
+"""Build the site: run the solved lessons, render every page, write search data and shared files, put all in place at once."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
-from html import escape, unescape
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import nbformat
 from pygments.formatters import HtmlFormatter
-from tqdm.auto import tqdm
 
-from course_utils import exercises, lessons, settings
-from course_utils.io import atomic_write
-from course_utils.site.markdown import code_html, slug, to_html
+from course_utils import lessons, settings
+from course_utils.site.execute import LessonError, Run, run_lessons
+from course_utils.site.features import Browser, build_browsers, mentioned
+from course_utils.site.lesson import Page, render
+from course_utils.site.outputs import needs_network
 
 HERE = Path(__file__).parent
-PLOTLY = "application/vnd.plotly.v1+json"
-# Older first: an output is shown in the richest form that works without a kernel.
-FORMS = (PLOTLY, "text/html", "image/svg+xml", "image/png", "text/markdown", "text/latex", "text/plain")
+MARKER = "course-site.json"
+LATENTS = 256
+"""Latents in each feature browser."""
+TEXT_KEPT = 6000
+"""Characters of a section that search looks through."""
+PICTURES = {
+    "geometry.png": (
+        "Every feature's share of a dimension against sparsity: shares gather at simple fractions",
+        "Two hundred features in twenty dimensions. Trained at twenty sparsities, they gather at simple fractions of a dimension: pairs, triangles, pentagons.",
+        "03",
+    ),
+    "steering.png": (
+        "Adding a direction found in a lesson makes German words likely; a random direction does not",
+        "A direction found on one set of texts, added to the model's residual stream, beside a random direction of the same length.",
+        "01",
+    ),
+    "check.png": (
+        "Two cards: an answer recognised as a known mistake, and a right one",
+        "Every exercise is checked the moment you run it, and the check says what is wrong.",
+        "02",
+    ),
+}
+"""Pictures of the front page, from `docs/`: what they show, the caption, the lesson they come from."""
 
 
-@dataclass(frozen=True)
-class Page:
-    """One lesson, rendered."""
+def build_site(
+    out: Path,
+    numbers: Sequence[str] | None = None,
+    *,
+    quick: bool | None = None,
+    execute: bool = True,
+    latents: int = LATENTS,
+) -> Path:
+    """Write the site to `out` and return its front page. It opens from disk, and no page asks another machine for anything.
 
-    number: str
-    title: str
-    href: str
-    body: str
-    headings: list[tuple[str, str]]
-    words: list[tuple[str, str, str]]
-    """(anchor, heading, text) of every section, for search."""
+    The whole site is built beside `out` and then renamed: readers see the old one or the new one.
 
-
-def build_site(out: Path, numbers: list[str] | None = None, execute: bool = True) -> Path:
-    """Write the site to `out` and return its index page. Opens from disk; no page asks another machine for anything.
+    Args:
+        numbers: lessons to show, such as `["02", "03"]`; all by default.
+        quick: run lessons with short demonstrations; by default what `COURSE_QUICK` says.
+        execute: if False, nothing runs: lessons that never ran appear without outputs.
+        latents: how many latents each feature browser holds; 0 leaves the browsers out.
 
     Raises:
-        RuntimeError: a lesson's cell fails; the message names the lesson and shows the traceback.
+        LessonError: a lesson does not run (the message names lesson, cell and line), or an output would need a network.
+        FileExistsError: `out` holds something that is not an earlier site.
+        ValueError: an unknown lesson number.
     """
-    sources = [source for source in lessons.sources() if numbers is None or source.number in numbers]
-    pages = [render(source, executed(source, execute)) for source in tqdm(sources, desc="lessons", unit="lesson")]
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True)
-    shared: dict[str, Any] = {"pages": pages, "features": _features_page(out)}
-    _write_shared_files(out, pages)
+    out = Path(out).absolute()
+    if out.exists() and not (out / MARKER).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists and is no site of this course: choose another --out, or remove it first")
+    quick = settings.quick() if quick is None else quick
+    runs = run_lessons(_chosen(numbers), quick=quick, execute=execute)
+    named = mentioned(runs)
+    browsers = build_browsers(latents, set().union(*named.values()), quick=quick) if latents else []
+    pages = [_with_latent_links(render(run), run, named, browsers) for run in runs]
+    for page in pages:
+        if found := needs_network(page.body):
+            raise LessonError(f"lesson {page.number} holds something that loads from another machine: {found}")
+    work = out.with_name(f".{out.name}.{os.getpid()}.part")
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        _write_site(work, pages, browsers, quick)
+        _put_in_place(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return out / "index.html"
+
+
+def _chosen(numbers: Sequence[str] | None) -> list[lessons.Source]:
+    sources = lessons.sources()
+    known = [source.number for source in sources]
+    unknown = [number for number in numbers or () if number not in known]
+    if unknown or not sources:
+        raise ValueError(
+            f"no lesson {', '.join(unknown)} in {settings.root() / 'solutions'}; there are: {', '.join(known) or 'none'}"
+        )
+    return [source for source in sources if not numbers or source.number in numbers]
+
+
+def _write_site(work: Path, pages: list[Page], browsers: list[Browser], quick: bool) -> None:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    pictures = [
+        {"file": name, "alt": alt, "caption": caption, "page": next((p for p in pages if p.number == number), None)}
+        for name, (alt, caption, number) in PICTURES.items()
+        if (settings.root() / "docs" / name).exists()
+    ]
+    shared: dict[str, Any] = {"pages": pages, "browsers": browsers, "quick": quick, "pictures": pictures}
+    _write_assets(work / "assets", pages, [picture["file"] for picture in pictures], browsers)
+    for browser in browsers:
+        shutil.copytree(browser.folder, work / "features" / browser.name)
     for index, page in enumerate(pages):
         neighbours = {
             "previous": pages[index - 1] if index else None,
             "following": pages[index + 1] if index + 1 < len(pages) else None,
         }
-        _write(out / page.href, environment.get_template("lesson.html").render(page=page, **neighbours, **shared))
-    rows = [_index_row(page) for page in pages]
-    _write(out / "index.html", environment.get_template("index.html").render(rows=rows, **shared))
-    return out / "index.html"
+        html = environment.get_template("lesson.html").render(page=page, **neighbours, **shared)
+        _write(work / page.href, html)
+    _write(work / "index.html", environment.get_template("index.html").render(**shared))
+    if browsers:
+        _write(work / "features.html", environment.get_template("features.html").render(**shared))
+    _write(work / MARKER, json.dumps({"lessons": [page.number for page in pages], "quick": quick}))
 
 
-def executed(source: lessons.Source, execute: bool = True) -> Any:
-    """The solved lesson with its outputs, from `build/executed` where the same source ran before."""
-    notebook = lessons.read_notebook(source.path)
-    digest = hashlib.sha256("\x00".join(cell.source for cell in notebook.cells).encode()).hexdigest()[:16]
-    kept = settings.root() / "build" / "executed" / f"{source.slug}-{digest}.ipynb"
-    if kept.exists():
-        return nbformat.read(kept, as_version=4)
-    if not execute:
-        return notebook
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-
-    environment = {**os.environ, "COURSE_PROGRESS": "off"}
-    try:
-        NotebookClient(notebook, timeout=3600, kernel_name="python3", record_timing=False).execute(env=environment)
-    except CellExecutionError as error:
-        raise RuntimeError(f"{source.path.name} does not run:\n{error}") from None
-    with atomic_write(kept) as file:
-        nbformat.write(notebook, file)
-    return notebook
+def _put_in_place(work: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    if out.exists():
+        os.replace(out, old)
+    os.replace(work, out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def render(source: lessons.Source, notebook: Any) -> Page:
-    """One lesson's notebook as a page: text, code, outputs; worked answers folded."""
-    parts, words, headings = [], [], []
-    anchor, heading, text = "", exercises_title(source), ""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            html = to_html(cell.source)
-            parts.append(f'<section class="text">{html}</section>')
-            for level, found, title in re.findall(r'<h([1-4]) id="([^"]*)">(.*?)<a class="anchor"', html):
-                words.append((anchor, heading, text))
-                anchor, heading, text = found, _plain(title), ""
-                if level in "23":
-                    headings.append((found, heading))
-            text += " " + _plain(html)
-        elif cell.cell_type == "code":
-            parts.append(_code_cell(cell))
-    words.append((anchor, heading, text))
-    return Page(source.number, exercises_title(source), f"{source.slug}.html", "\n".join(parts), headings, words)
+def _with_latent_links(page: Page, run: Run, named: dict[str, set[int]], browsers: list[Browser]) -> Page:
+    """Where a lesson's output names a latent that the browser holds, a link goes there."""
+    from dataclasses import replace
+
+    middle = next((browser for browser in browsers if browser.name == "middle"), None)
+    if middle is None or run.source.slug not in named:
+        return page
+    there = set(middle.latents)
+
+    def link(match: re.Match[str]) -> str:
+        if int(match[1]) not in there:
+            return match[0]
+        return f'<a href="{middle.href}#/latent/{match[1]}">{match[0]}</a>'
+
+    def in_output(match: re.Match[str]) -> str:
+        return re.sub(r"\blatent +(\d+)\b", link, match[0])
+
+    return replace(page, body=re.sub(r'<pre class="output".*?</pre>', in_output, page.body, flags=re.DOTALL))
 
 
-def exercises_title(source: lessons.Source) -> str:
-    if source.number in exercises.lesson_numbers():
-        return exercises.get_lesson(source.number).title
-    return source.slug[3:].replace("_", " ")
-
-
-def _code_cell(cell: Any) -> str:
-    role, exercise_id = lessons.cell_role(cell)
-    code = code_html(cell.source)
-    outputs = "".join(_output(output) for output in cell.get("outputs", []))
-    if role == "answer":
-        label = f"Worked answer to {exercise_id}"
-        return f'<details class="answer"><summary>{label}</summary>{code}</details>{outputs}'
-    if role in ("check", "setup") or len(cell.source.splitlines()) > 12:
-        label = {"check": f"Check {exercise_id}", "setup": "Set-up"}.get(role, "Code")
-        return f'<details class="{role}"><summary>{label}</summary>{code}</details>{outputs}'
-    return f'<div class="cell">{code}</div>{outputs}'
-
-
-def _output(output: Any) -> str:
-    if output.output_type == "stream":
-        return f'<pre class="output">{escape(_without_bars(output.text))}</pre>' if output.name == "stdout" else ""
-    if output.output_type == "error":
-        return f'<pre class="output error">{escape(output.ename)}: {escape(output.evalue)}</pre>'
-    data = output.get("data", {})
-    if any("widget" in kind for kind in data):
-        return '<p class="widget">This control is interactive in the notebook; the figure shows its first position.</p>'
-    for form in FORMS:
-        if form in data:
-            return _shown(form, data[form])
-    return ""
-
-
-def _shown(form: str, value: Any) -> str:
-    if form == PLOTLY:
-        figure = json.dumps(
-            {"data": value["data"], "layout": value.get("layout", {}), "frames": value.get("frames", [])}
-        )
-        title = ((value.get("layout", {}).get("title") or {}).get("text")) or "figure"
-        label = escape(_plain(str(title)), quote=True)
-        figure = figure.replace("</", "<\\/")
-        return (
-            f'<figure class="plot" role="img" aria-label="{label}">'
-            f'<script type="application/json">{figure}</script></figure>'
-        )
-    if form == "image/png":
-        return f'<figure><img alt="figure made by the code above" src="data:image/png;base64,{value}"></figure>'
-    if form in ("text/html", "image/svg+xml"):
-        return f'<div class="output html">{value}</div>'
-    if form in ("text/markdown", "text/latex"):
-        return f'<div class="output">{to_html(value)}</div>'
-    return f'<pre class="output">{escape(value)}</pre>'
-
-
-def _without_bars(text: str) -> str:
-    """Keep what a terminal would show after carriage returns."""
-    return "\n".join(line.rsplit("\r", 1)[-1] for line in text.split("\n"))
-
-
-def _index_row(page: Page) -> dict[str, Any]:
-    if page.number not in exercises.lesson_numbers():
-        return {"page": page, "count": 0, "points": 0, "minutes": 0}
-    listed = exercises.for_lesson(page.number)
-    return {
-        "page": page,
-        "count": len(listed),
-        "points": sum(exercise.points for exercise in listed),
-        "minutes": sum(exercise.minutes for exercise in listed),
-    }
-
-
-def _features_page(out: Path) -> str | None:
-    return "features/index.html" if (out / "features" / "index.html").exists() else None
-
-
-def _write_shared_files(out: Path, pages: list[Page]) -> None:
+def _write_assets(folder: Path, pages: list[Page], pictures: list[str], browsers: list[Browser]) -> None:
     from plotly.offline import get_plotlyjs
 
-    light, dark = HtmlFormatter(style="friendly"), HtmlFormatter(style="github-dark")
+    _write(folder / "style.css", stylesheet())
+    for name in ("site.js", "theme.js"):
+        shutil.copyfile(HERE / name, folder / name)
+    if any(page.figures for page in pages):
+        _write(folder / "plotly.min.js", get_plotlyjs())
+    for name in pictures:
+        shutil.copyfile(settings.root() / "docs" / name, folder / name)
+    # a script, not JSON: pages opened from disk may not fetch files
+    _write(
+        folder / "search.js", f"window.SEARCH = {json.dumps(search_entries(pages, browsers), ensure_ascii=False)};\n"
+    )
+
+
+def stylesheet() -> str:
+    """The site's style: one set of colours for light, one for dark, used by the reader's setting or by the button."""
+    light = HtmlFormatter(style="friendly").get_style_defs(".code")
+    dark = HtmlFormatter(style="github-dark").get_style_defs(".code")
+    dark += (HERE / "dark.css").read_text(encoding="utf-8")
+    dark = dark.replace("pre { line-height: 125%; }", "")
     style = (HERE / "style.css").read_text(encoding="utf-8")
-    style += light.get_style_defs(".code")
-    style += "@media (prefers-color-scheme: dark) {" + dark.get_style_defs(".code") + "}"
-    _write(out / "style.css", style)
-    shutil.copyfile(HERE / "site.js", out / "site.js")
-    if not (out / "plotly.min.js").exists():
-        _write(out / "plotly.min.js", get_plotlyjs())
+    return (
+        f"{light}\n{style}\n@media (prefers-color-scheme: dark) {{ :root:not([data-theme=light]) {{\n{dark}\n}} }}\n"
+        f":root[data-theme=dark] {{\n{dark}\n}}\n"
+    )
+
+
+def search_entries(pages: list[Page], browsers: list[Browser]) -> list[dict[str, str]]:
+    """What search knows: every section of every lesson, and the feature browsers."""
     entries = [
         {
             "page": page.href,
             "lesson": f"{page.number} {page.title}",
-            "anchor": anchor,
-            "heading": heading,
-            "text": text[:4000],
+            "anchor": section.anchor,
+            "heading": section.heading or page.title,
+            "text": section.text[:TEXT_KEPT],
+            "code": section.code[:TEXT_KEPT],
         }
         for page in pages
-        for anchor, heading, text in page.words
-        if text.strip()
+        for section in page.sections
     ]
-    # a script, not JSON: pages opened from disk may not fetch files
-    _write(out / "search.js", f"window.SEARCH = {json.dumps(entries, ensure_ascii=False)};")
-
-
-def _plain(html: str) -> str:
-    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))).strip()
+    for browser in browsers:
+        heading = f"Feature browser, {browser.name} layer"
+        text = f"{len(browser.latents)} latents of the autoencoder at {browser.hook}: where each fires, which words it promotes."
+        entries.append(
+            {"page": browser.href, "lesson": "Features", "anchor": "", "heading": heading, "text": text, "code": ""}
+        )
+    return entries
 
 
 def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
-        file.write(text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # a lone surrogate in a learner's or a model's text cannot be written as UTF-8
+    path.write_bytes(text.encode("utf-8", "replace"))
 
 
-__all__ = ["build_site", "executed", "render", "slug"]
+__all__ = ["LATENTS", "LessonError", "build_site"]
