@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 
+# tests side by side; each pins one thread
+PROCESSES ?= 2
+
 .PHONY: help lab test demo setup grade release assets site bench clean lint
 
 help:  ## this list
@@ -12,7 +15,7 @@ lab: setup  ## set everything up and open the course in JupyterLab
 	$(BIN)/course lab
 
 test: setup lint  ## set everything up and run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup
 
 demo: setup  ## grade the worked solutions and a flawed submission; no browser needed
 	$(BIN)/python -m course_utils.demo
