@@ -21,7 +21,9 @@ def load_model(folder: str) -> HookedTransformer:
     """The same weights as a HookedTransformer: its loader knows models by name only, so the configuration is written out."""
     hf = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32)
     c = hf.config
-    theta = getattr(c, "rope_theta", None) or c.rope_parameters["rope_theta"]
+    # an older transformers does not know where the saved configuration keeps this, and would take its own default
+    saved = json.loads((Path(folder) / "config.json").read_text())
+    theta = saved["rope_theta"] if "rope_theta" in saved else saved["rope_parameters"]["rope_theta"]
     cfg = HookedTransformerConfig(
         d_model=c.hidden_size,
         d_head=c.hidden_size // c.num_attention_heads,

@@ -32,7 +32,12 @@ def _positions(x: Tensor, positions: Sequence[int] | slice | None) -> Tensor:
 
 
 def steering_hook(
-    sae: Any, latent: int, alpha: float | Float[Tensor, " batch"], *, positions: Sequence[int] | slice | None = None
+    sae: Any,
+    latent: int,
+    alpha: float | Float[Tensor, " batch"],
+    *,
+    positions: Sequence[int] | slice | None = None,
+    unit: bool = False,
 ) -> Hook:
     """A hook that adds `alpha * W_dec[latent]` to the activations.
 
@@ -40,11 +45,14 @@ def steering_hook(
         alpha: in units of the latent's activation: 0 changes nothing, the latent's usual maximum is a strong push. One number,
             or one for each row of the batch, which runs a whole dose-response curve in one pass.
         positions: where to add it (everywhere by default).
+        unit: bring the direction to length one first, so that `alpha` is the length of the push whatever the decoder row's.
 
     Example:
         model.run_with_hooks(tokens, fwd_hooks=[(hook_name, steering_hook(sae, 12, 8.0))])
     """
     direction = sae.W_dec[latent].detach()
+    if unit:
+        direction = direction / direction.norm()
 
     def hook(x: Float[Tensor, "batch context d"], hook: Any = None) -> Float[Tensor, "batch context d"]:
         dose = torch.as_tensor(alpha, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)

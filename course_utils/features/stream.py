@@ -55,13 +55,31 @@ def activations_at(
     model: Any, tokens: Int[Tensor, "batch context"], hook_name: str
 ) -> Float[Tensor, "batch context d"]:
     """Activations at one hook point; the model stops right after that layer, so early layers are cheap."""
-    _, cache = model.run_with_cache(tokens, names_filter=hook_name, stop_at_layer=hook_layer(hook_name) + 1)
+    layer = hook_layer(hook_name)
+    if layer + 1 == model.cfg.n_layers:  # stopping after the last layer would still unembed: a tenth of the whole cost
+        return _caught(model, tokens, hook_name)
+    _, cache = model.run_with_cache(tokens, names_filter=hook_name, stop_at_layer=layer + 1)
     if hook_name in cache:
         return cache[hook_name]
     values = list(cache.values())  # an alias: the cache may use the other name of the same point
     if not values:
         raise KeyError(f"the model has no hook point {hook_name!r}; see model.hook_dict for those it has")
     return values[-1]
+
+
+class _Caught(Exception):
+    """Carries activations out of a forward pass that need not go on."""
+
+
+def _caught(model: Any, tokens: Tensor, hook_name: str) -> Tensor:
+    def catch(value: Tensor, hook: Any) -> None:
+        raise _Caught(value)
+
+    try:
+        model.run_with_hooks(tokens, fwd_hooks=[(hook_name, catch)])
+    except _Caught as caught:
+        return caught.args[0]
+    raise KeyError(f"the model has no hook point {hook_name!r}; see model.hook_dict for those it has")
 
 
 def counted_positions(
