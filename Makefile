@@ -47,8 +47,9 @@ release: setup  ## make the learner's notebooks from solutions/
 assets: setup  ## rebuild the shipped corpus and train the shipped autoencoders again (hours)
 	$(BIN)/course assets --rebuild
 
-site: setup  ## the solved course as a static site, in site/
-	$(BIN)/python -m course_utils.site
+SITE ?=
+site: setup  ## the solved course as a static site, in site/: make site SITE="--quick --lessons 02"
+	$(BIN)/python -m course_utils.site $(SITE)
 
 bench: setup  ## measure speed and quality beside other libraries, tables in benchmarks/results/
 	$(BIN)/python -m benchmarks

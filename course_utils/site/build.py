@@ -28,7 +28,7 @@ TEXT_KEPT = 6000
 PICTURES = {
     "geometry.png": (
         "Every feature's share of a dimension against sparsity: shares gather at simple fractions",
-        "Two hundred features in twenty dimensions. Trained at twenty sparsities, they gather at simple fractions of a dimension: pairs, triangles, pentagons.",
+        "Two hundred features in twenty dimensions, trained at twenty sparsities, gather at simple fractions of a dimension.",
         "03",
     ),
     "steering.png": (
@@ -104,7 +104,7 @@ def _write_site(work: Path, pages: list[Page], browsers: list[Browser], quick: b
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    pictures = [
+    pictures: list[dict[str, Any]] = [
         {"file": name, "alt": alt, "caption": caption, "page": next((p for p in pages if p.number == number), None)}
         for name, (alt, caption, number) in PICTURES.items()
         if (settings.root() / "docs" / name).exists()

@@ -85,7 +85,10 @@ class _Renderer:
         self.headings: list[Heading] = []
         self.figures: list[str] = []
         self.sections: list[Section] = []
-        self.anchor, self.heading, self.text, self.code = "", "", [], []  # the section being read
+        # the section being read
+        self.anchor, self.heading = "", ""
+        self.text: list[str] = []
+        self.code: list[str] = []
         self.answer: str | None = None  # the exercise whose answer's fold is still open
 
     def page(self) -> Page:

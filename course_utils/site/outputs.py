@@ -27,6 +27,8 @@ FORMS = (
 )
 # behind strongly coloured tokens the letters are dark in both themes
 _STRONG = re.compile(r'<(span|bdi)( style="background:rgba\(\d+,\d+,\d+,(?:1(?:\.0*)?|0?\.[6-9]\d*)\))')
+# these tags end no word
+_INLINE = re.compile(r"</?(?:a|b|code|em|i|m[a-z]+|s|small|span|strong|sub|sup)(?:\s[^>]*)?>")
 _OUTSIDE = re.compile(
     r"""<(?:script|img|iframe|link|source|video|audio)\b[^>]*?\b(?:src|href)\s*=\s*["']?(?:https?:)?//|@import\s|url\(\s*["']?(?:https?:)?//""",
     re.IGNORECASE,
@@ -62,7 +64,8 @@ def needs_network(html: str) -> str:
 
 def plain(html: str) -> str:
     """The text of a piece of HTML, formulas as their characters."""
-    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))).strip()
+    text = _INLINE.sub("", re.sub(r"<(script|style)\b.*?</\1>", " ", html, flags=re.DOTALL))
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))).strip()
 
 
 def figure_title(value: Mapping[str, Any]) -> tuple[str, str]:

@@ -98,7 +98,7 @@
     const box = figure.querySelector(".scroll"), target = figure.querySelector(".canvas");
     const many = columns(figure.spec.layout);
     if (!figure.dataset.drawn) target.replaceChildren();
-    target.style.minWidth = many > 1 ? `${many * 230}px` : figure.spec.data.some((t) => /table|sankey/.test(t.type || "")) ? "560px" : "";
+    target.style.minWidth = many > 1 && box.clientWidth < 640 ? `${many * 230}px` : figure.spec.data.some((t) => /table|sankey/.test(t.type || "")) ? "560px" : "";
     target.style.maxWidth = figure.spec.layout.width ? `${Math.max(figure.spec.layout.width, 320)}px` : "";
     let layout = fitted(figure.spec.layout, Math.max(box.clientWidth, parseInt(target.style.minWidth) || 0)), data = figure.spec.data, frames = figure.spec.frames;
     if (isDark()) {
