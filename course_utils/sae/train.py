@@ -288,7 +288,9 @@ def train_sae(
     """
     wanted = cfg.d_in if sae is None else sae.row_width
     if (found := width(activations)) not in (None, wanted):
-        said = f"cfg.d_in is {wanted}: set d_in={found}" if sae is None else f"{type(sae).__name__} reads rows of {wanted}"
+        said = (
+            f"cfg.d_in is {wanted}: set d_in={found}" if sae is None else f"{type(sae).__name__} reads rows of {wanted}"
+        )
         raise ValueError(f"activations have {found} dimensions, but {said}")
     if checkpoint is not None and sae is not None:
         raise ValueError("a checkpoint remembers only what SAE(cfg) builds: leave out checkpoint=, or sae=")
