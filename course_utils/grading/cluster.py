@@ -40,7 +40,7 @@ class ClusterGrader:
 
     def __call__(self, found: list[Submission], course: Course) -> Iterator[tuple[Submission, dict[str, Any]]]:
         """Records in the order in which they are ready. A task lost with its worker is done again by another."""
-        from distributed import Client
+        from distributed import Client, TimeoutError
 
         settings = replace(self.settings, seed=course.seed)
         glance = needed_lessons(found, course)
@@ -51,9 +51,13 @@ class ClusterGrader:
             else course.numbers
         )
         with Client(self.address, timeout=self.timeout, set_as_default=False) as client:
+            try:
+                client.wait_for_workers(1, timeout=self.timeout)  # scheduler and workers may have been started just now
+            except TimeoutError:
+                raise ConnectionError(
+                    f"the scheduler at {self.address} has no workers: start some with `dask worker {self.address}`"
+                ) from None
             threads = sum(client.nthreads().values())
-            if not threads:
-                raise ConnectionError(f"the scheduler at {self.address} has no workers")
             waiting = iter(found)
             tasks: dict[Any, tuple[Submission, int]] = {}
 

@@ -57,12 +57,21 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     is_flag=True,
     help="All files are one learner's: each exercise counts where it is best (Gradescope).",
 )
+@click.option(
+    "--fail-under",
+    type=click.FloatRange(0, 100),
+    default=0.0,
+    metavar="PERCENT",
+    help="End with status 3 if a submission earns a smaller share of its points (for continuous integration).",
+)
 @click.option("--registry", default="course_utils.exercises", show_default=True, help="Module with the exercises.")
 @click.option("--quiet", is_flag=True, help="No table and no progress bar.")
 def grade(paths: tuple[Path, ...], **options: Any) -> None:
     """Grade notebooks, scripts, folders of them, nbgrader's submitted/ tree, or zip files.
 
     Learner code runs isolated and never decides its own score. A notebook's check() is feedback; this is the grade.
+
+    Ends with status 0 when everything was graded, 1 when grading was not possible, 3 when --fail-under was not reached.
     """
     from course_utils.grading import batch, reports, state, submissions
 
@@ -88,6 +97,9 @@ def grade(paths: tuple[Path, ...], **options: Any) -> None:
         click.echo(reports.summary(report))
         for note in report.notes:
             click.echo(f"note: {note}")
+    if under := [r["id"] for r in report.results if 100 * r["score"] < options["fail_under"] * r["max_score"]]:
+        click.echo(f"less than {options['fail_under']:g}% of the points: {', '.join(under)}", err=True)
+        raise SystemExit(3)
 
 
 def _run(found: list[Any], options: dict[str, Any]) -> Any:

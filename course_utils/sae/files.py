@@ -111,8 +111,6 @@ def _config(described: dict[str, Any], device: str, dtype: str) -> SAEConfig:
                 f"{key} = {described[key]!r} is not supported: fold it into the weights with sae_lens first, then save again"
             )
     architecture = described.get("architecture", "standard")
-    if architecture == "jumprelu" or architecture in STORED_AS.values():
-        architecture = "jumprelu"
     metadata = dict(described.get("metadata") or {})
     ours = metadata.pop("course_utils", None)
     metadata.pop("sae_lens_version", None), metadata.pop("sae_lens_training_version", None)
