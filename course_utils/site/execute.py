@@ -82,9 +82,10 @@ def kept_result(source: lessons.Source, notebook: Any, quick: bool, *, fresh: bo
     if not path.exists():
         return None
     try:
-        kept = nbformat.read(path, as_version=4)
-        depends = kept.metadata["course_site"]["depends"]
-    except (ValueError, KeyError, TypeError):
+        # as it was written by this module: validating megabytes of figures again would take seconds
+        kept = nbformat.v4.reads(path.read_text(encoding="utf-8"))
+        depends = dict(kept.metadata["course_site"]["depends"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None  # written by another version of this module
     return kept if not fresh or depends == _state_of(depends) else None
 

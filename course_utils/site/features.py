@@ -18,13 +18,15 @@ from course_utils import settings
 from course_utils.io import atomic_write
 from course_utils.site.execute import PACKAGE, Run
 
+RECIPE = 1
+"""Raised when this module chooses or links latents differently: kept browsers are then made again."""
 CONTEXT = 128
 LEAST_FIRINGS = 25
 """A latent that fired less often on the text shows too little to judge it."""
 MATCH = 0.3
 """Latents of two layers are linked from this correlation on; two unrelated sparse latents have about 0."""
 _CODE = ("viz/dashboard.py", "viz/browser", "features/examples.py", "features/stream.py", "features/logits.py",
-         "features/relations.py", "lm/saes.py", "lm/corpus.py", "site/features.py")  # fmt: skip
+         "features/relations.py", "lm/saes.py", "lm/corpus.py")  # fmt: skip
 _LOADS = re.compile(r"""load_sae\(["'](\w+)["']\)""")
 _MENTION = re.compile(r"\blatent +(\d+)\b")
 
@@ -60,7 +62,7 @@ def build_browsers(count: int, wanted: set[int], *, quick: bool = False) -> list
     """
     available = json.loads((PACKAGE / "assets" / "saes" / "saes.json").read_text(encoding="utf-8"))
     entries = {entry["alias"]: entry for entry in available.values()}
-    n_tokens = 8_000 if quick else 40_000
+    n_tokens = 8_000 if quick else 24_000
     place = settings.root() / "build" / "features" / _key(count, wanted, n_tokens)
     if not (place / "browsers.json").exists():
         chosen = _build(place, list(entries), count, wanted, n_tokens)
@@ -93,7 +95,7 @@ def _layer(hook: str) -> int:
 
 
 def _key(count: int, wanted: set[int], n_tokens: int) -> str:
-    digest = hashlib.sha256(json.dumps([count, sorted(wanted), n_tokens, CONTEXT]).encode())
+    digest = hashlib.sha256(json.dumps([RECIPE, count, sorted(wanted), n_tokens, CONTEXT]).encode())
     assets = [PACKAGE / "assets" / "saes" / "saes.json", PACKAGE / "assets" / "corpus.json"]
     for path in [*assets, *(PACKAGE / name for name in _CODE)]:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:

@@ -12,7 +12,7 @@ from course_utils.grading.exercise import Exercise
 from course_utils.grading.feedback import _inline as inline_code
 from course_utils.site.execute import Run
 from course_utils.site.markdown import Converter, code_html
-from course_utils.site.outputs import PLOTLY, figure_title, output_html, plain, widget_state
+from course_utils.site.outputs import PLOTLY, figure_title, joined, output_html, plain, widget_state
 
 LONG = 14
 """Demonstration code of more lines than this is folded: the figure under it is what the reader came for."""
@@ -155,7 +155,7 @@ class _Renderer:
     def _code(self, cell: Any) -> None:
         role, exercise_id = lessons.cell_role(cell)
         self.code.append(_MARKERS.sub("", cell.source))
-        outputs = "".join(self._output(output) for output in cell.get("outputs", []))
+        outputs = "".join(self._output(output) for output in joined(cell.get("outputs", [])))
         if role == "answer":
             self._close_answer()
             self._open_answer(exercise_id, cell.source, outputs)

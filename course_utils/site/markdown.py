@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from html import escape
 from typing import Any
@@ -72,6 +73,7 @@ def in_boxes(html: str) -> str:
     return html.replace("</table>", "</table></div>")
 
 
+@functools.cache
 def formula(tex: str, display: bool) -> str:
     """A TeX formula as MathML; one that cannot be converted is shown as its source."""
     tex = tex.strip()

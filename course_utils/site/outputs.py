@@ -51,6 +51,20 @@ def output_html(output: Any, widgets: Mapping[str, Any]) -> str:
     return ""
 
 
+def joined(outputs: list[Any]) -> list[Any]:
+    """Outputs with neighbouring printed pieces in one; what went to the other stream (bars, warnings) is left out."""
+    result: list[Any] = []
+    for output in outputs:
+        printed = output["output_type"] == "stream"
+        if printed and output["name"] != "stdout":
+            continue
+        if printed and result and result[-1]["output_type"] == "stream":
+            result[-1] = {**result[-1], "text": result[-1]["text"] + output["text"]}
+        else:
+            result.append(output)
+    return result
+
+
 def widget_state(notebook: Any) -> dict[str, Any]:
     """The saved widgets of a notebook, by model id."""
     return dict(notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {}))

@@ -16,7 +16,7 @@ from course_utils.site import LessonError, build_site, execute
 from course_utils.site.build import search_entries, stylesheet
 from course_utils.site.lesson import help_html, render
 from course_utils.site.markdown import _PIECES, Converter, formula, slug, to_html
-from course_utils.site.outputs import PLOTLY, STATE, WIDGET, describe, needs_network, output_html, plain
+from course_utils.site.outputs import PLOTLY, STATE, WIDGET, describe, joined, needs_network, output_html, plain
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -143,6 +143,12 @@ def test_printed_text_is_escaped_and_progress_bars_are_left_out():
     html = output_html({"output_type": "stream", "name": "stdout", "text": "10%\r50%\rdone <b>\n"}, {})
     assert "done &lt;b&gt;</pre>" in html
     assert "10%" not in html
+    pieces = [
+        {"output_type": "stream", "name": "stdout", "text": "a\n"},
+        bars,
+        {"output_type": "stream", "name": "stdout", "text": "b\n"},
+    ]
+    assert [piece["text"] for piece in joined(pieces)] == ["a\nb\n"]
 
 
 def test_a_widget_shows_what_it_starts_with_and_a_bar_shows_nothing():
