@@ -90,7 +90,11 @@ def probe(group: Group, name: str) -> dict[str, Any]:
     if not group.python.exists():
         return {**row, "reason": "not installed: `make bench` installs it"}
     done = ask(group, f"{statement}\nimport importlib.metadata as m; print(m.version({distribution!r}))")
-    return {**row, "version": last_line(done.stdout)} if done.returncode == 0 else {**row, "reason": last_line(done.stderr)}
+    return (
+        {**row, "version": last_line(done.stdout)}
+        if done.returncode == 0
+        else {**row, "reason": last_line(done.stderr)}
+    )
 
 
 def ask(group: Group, code: str) -> subprocess.CompletedProcess[str]:

@@ -19,6 +19,9 @@ from typing import Any
 import click
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # each kind of isolation runs this file by its path
+from benchmarks._common import provenance, write  # noqa: E402
+
 TESTS = [ROOT / "tests" / "grading", ROOT / "tests" / "grading" / "attacks"]
 ISOLATIONS = ("namespaces+landlock+seccomp", "landlock+seccomp", "namespaces", "limits")
 
@@ -82,14 +85,15 @@ def report(found: dict[str, dict[str, Any]]) -> None:
     import suite
 
     from course_utils.grading.sandbox import linux
-    from course_utils.io import atomic_write
 
+    here = provenance("grading_isolation")
     totals = Counter(attack.kind for attack in suite.ATTACKS)
     user = next((row["user"] for row in found.values() if "user" in row), "")
     lines = [
         "## Trusted grading: what holds",
         "",
-        f"`python -m benchmarks.grading_isolation`: {sum(totals.values())} hostile or broken submissions under each kind of isolation "
+        f"`{here['command']}`, {here['date']}, {here['machine']}: "
+        f"{sum(totals.values())} hostile or broken submissions under each kind of isolation "
         f"(grader: {user}; {os.uname().sysname} {os.uname().release.split('-')[0]}, Landlock version {linux.landlock_abi()}). "
         "A submission is held if it gets exactly the score it should and reads nothing that is not its own.",
         "",
@@ -114,8 +118,7 @@ def report(found: dict[str, dict[str, Any]]) -> None:
             said = f"not held: {', '.join(names) or 'none'}; files changed: {', '.join(result.get('files_changed', [])) or 'none'}"
             lines += ["", f"{isolation}: {result.get('ended') or said}."]
     print("\n".join(lines))
-    with atomic_write(ROOT / "benchmarks" / "results" / "grading_isolation.md") as file:
-        file.write("\n".join(lines) + "\n")
+    write("grading_isolation", "\n".join(lines), {**here, "attacks": sum(totals.values()), "isolation": found})
 
 
 if __name__ == "__main__":

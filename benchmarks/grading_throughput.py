@@ -1,9 +1,10 @@
-"""How fast trusted grading is: the same submissions through nbgrader, through `course grade`, and 1,000 in one run.
+"""How fast trusted grading is: the same submissions through nbgrader, otter-grader and `course grade`, and 1,000 in one run.
 
-    python -m benchmarks.grading_throughput [--submissions 100] [--many 1000]
+    python -m benchmarks.grading_throughput [--submissions 100] [--many 1000] [--otter build/peer_otter/bin/python]
 
 Both graders start from nothing (start-up counts) and grade the same notebooks: ten exercises, each checked on one or two small
-tensors. nbgrader runs its own `nbgrader autograde` on the same submissions, with check cells that call the same checks.
+tensors. nbgrader runs its own `nbgrader autograde` on the same submissions, with check cells that call the same checks; otter-grader
+runs its own `otter run` on some of them, in its own environment, with tests that call the same checks (a test passes or does not).
 The course's own lessons are then graded, worked answers against real checks, for CPU seconds a submission.
 """
 
@@ -17,10 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import click
+
+from benchmarks._common import provenance, write
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests" / "grading"
@@ -46,9 +50,16 @@ CHECK = (
 @click.option(
     "--peer", default=100, show_default=True, help="How many of them nbgrader grades (seconds each); 0: none."
 )
-def main(count: int, many: int, peer: int) -> None:
+@click.option("--otter", envvar="COURSE_OTTER_PEER", help="Python of an environment that has otter-grader.")
+@click.option("--otter-submissions", default=10, show_default=True, help="How many of them otter-grader grades.")
+def main(count: int, many: int, peer: int, otter: str | None, otter_submissions: int) -> None:
     """Measure, and write benchmarks/results/grading_throughput.md and .json."""
-    measured: dict[str, Any] = {"submissions": count, "exercises": 10, "processors": len(os.sched_getaffinity(0))}
+    measured: dict[str, Any] = {
+        **provenance("grading_throughput"),
+        "submissions": count,
+        "exercises": 10,
+        "processors": len(os.sched_getaffinity(0)),
+    }
     with tempfile.TemporaryDirectory(prefix="grading-bench-") as folder:
         course = Path(folder) / "course"
         make_tree(course, count)
@@ -56,6 +67,8 @@ def main(count: int, many: int, peer: int) -> None:
         measured["course_grade"] = [ours(course)]
         if peer:
             measured["nbgrader"] = theirs(course, min(peer, count))
+        if otter:
+            measured["otter"] = otter_run(Path(otter), course, Path(folder) / "otter", min(otter_submissions, count))
         measured["course_grade"].append(ours(course))
         measured["many"] = memory(Path(folder) / "many", many)
     measured["lessons"] = [row for number in lesson_numbers() if (row := lesson(number))]
@@ -91,11 +104,54 @@ def make_tree(course: Path, count: int) -> None:
         make.write(course / "submitted" / f"s{number:04}" / "demo", "demo.ipynb", text)
 
 
-def timed(command: list[str], cwd: Path) -> dict[str, float]:
+OTTER_TEST = """OK_FORMAT = True
+
+test = {{
+    "name": "{name}",
+    "points": 2,
+    "suites": [{{"cases": [{{"code": {code!r}, "hidden": False, "locked": False}}],
+                "scored": True, "setup": "", "teardown": "", "type": "doctest"}}],
+}}
+"""
+
+
+def otter_run(python: Path, course: Path, folder: Path, count: int) -> dict[str, float]:
+    """`otter run` on the first submissions, one after another, as its autograder does: answers only, its tests call our checks."""
+    import demo_lesson
+
+    out = folder / "out"
+    out.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "autograder.zip", "w") as archive:
+        archive.writestr("otter_config.json", "{}")
+        for exercise in demo_lesson.lesson.exercises:
+            call = f"demo_lesson.get('{exercise.id}').grade({exercise.answer}, seed=3).status"
+            name = f"q{exercise.id.split('.')[1]}"
+            code = f">>> import demo_lesson\n>>> {call}\n'passed'"
+            archive.writestr(f"tests/{name}.py", OTTER_TEST.format(name=name, code=code))
+    total, scores = {"wall": 0.0, "cpu": 0.0}, []
+    environment = {
+        "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(TESTS), str(ROOT)]),
+    }
+    for number in range(count):
+        notebook = json.loads((course / "submitted" / f"s{number:04}" / "demo" / "demo.ipynb").read_text())
+        cells = notebook["cells"]
+        notebook["cells"] = [c for c in cells if not c["metadata"].get("nbgrader", {}).get("grade")]
+        (folder / "submission.ipynb").write_text(json.dumps(notebook))
+        program = str(python.absolute().parent / "otter")
+        command = [program, "run", "submission.ipynb", "-a", "autograder.zip", "-o", "out", "--no-logo"]
+        found = timed(command, folder, **environment)
+        total = {key: total[key] + found[key] for key in total}
+        tests = json.loads((out / "results.json").read_text())["tests"]
+        scores.append(sum(test.get("score") or 0.0 for test in tests))
+    return {**{k: round(v, 2) for k, v in total.items()}, "submissions": count, "mean_score": statistics.mean(scores)}
+
+
+def timed(command: list[str], cwd: Path, **environment: str) -> dict[str, float]:
     """Wall-clock and processor seconds of a command and all it starts."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, env={**ENVIRONMENT, **environment}, capture_output=True, text=True)
     wall = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
@@ -195,17 +251,14 @@ def lesson(number: str, copies: int = 4) -> dict[str, Any] | None:
 
 
 def report(measured: dict[str, Any]) -> None:
-    from course_utils.io import atomic_write, write_json
-
     count = measured["submissions"]
     ours_ = measured["course_grade"]
     best = {key: statistics.mean(run[key] for run in ours_) for key in ("wall", "cpu")}
     lines = [
         "## Trusted grading: throughput",
         "",
-        f"`python -m benchmarks.grading_throughput`: the same {count} submissions of {measured['exercises']} cheap checks, start-up "
-        f"included, {measured['processors']} processors, one thread a process, other work on the machine. "
-        f"Isolation of `course grade`: {ours_[0]['isolation']}.",
+        f"`{measured['command']}`, {measured['date']}: the same {count} submissions of {measured['exercises']} cheap checks, start-up "
+        f"included. {measured['machine']}. Isolation of `course grade`: {ours_[0]['isolation']}.",
         "",
         "| grader | wall s | CPU s | CPU s a submission | mean score | times nbgrader (wall) | (CPU) |",
         "|---|---|---|---|---|---|---|",
@@ -222,6 +275,18 @@ def report(measured: dict[str, Any]) -> None:
         each = f"{peer['cpu'] / peer['submissions']:.3f} | {peer['mean_score']:.2f}"
         name = f"nbgrader autograde, {peer['submissions']} of them"
         lines.append(f"| {name} | {peer['wall']:.1f} | {peer['cpu']:.1f} | {each} | 1 | 1 |")
+    if other := measured.get("otter"):
+        each = f"{other['cpu'] / other['submissions']:.3f} | {other['mean_score']:.2f}"
+        ratio = "- | -"
+        if peer:
+            wall, cpu = (
+                peer[key] / peer["submissions"] / (other[key] / other["submissions"]) for key in ("wall", "cpu")
+            )
+            ratio = f"{wall:.1f} | {cpu:.1f}"
+        name = f"otter run, {other['submissions']} of them"
+        lines.append(f"| {name} | {other['wall']:.1f} | {other['cpu']:.1f} | {each} | {ratio} |")
+    else:
+        lines += ["", "otter-grader was not there (`--otter`)."]
     many = measured["many"]
     lines += [
         "",
@@ -241,9 +306,7 @@ def report(measured: dict[str, Any]) -> None:
             for row in measured["lessons"]
         ]
     print("\n".join(lines), f"\n(mean of ours: {best})")
-    write_json(ROOT / "benchmarks" / "results" / "grading_throughput.json", measured)
-    with atomic_write(ROOT / "benchmarks" / "results" / "grading_throughput.md") as file:
-        file.write("\n".join(lines) + "\n")
+    write("grading_throughput", "\n".join(lines), measured)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from benchmarks._common import provenance
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -77,7 +79,10 @@ def main(hook: str, sequences: int, context: int, rounds: int, threads: int) -> 
         + "\nA good SAE leaves about 0.15 of the variance unexplained: the rounding is hundreds of times smaller.\n"
     )
     click.echo(text)
-    write_json(RESULTS / "lm_collect.json", {"rows": rows, "threads": threads, "context": context})
+    write_json(
+        RESULTS / "lm_collect.json",
+        {**provenance("lm_collect", threads), "rows": rows, "threads": threads, "context": context},
+    )
     with atomic_write(RESULTS / "lm_collect.md") as file:
         file.write(text)
 

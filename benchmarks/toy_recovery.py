@@ -323,7 +323,8 @@ def report(result: dict[str, Any]) -> str:
         "## Known directions found on a toy",
         "",
         f"{s['features']} features in {s['dimensions']} dimensions, 2 to 4 active, noise 0.05 (lesson 04's well-posed twin); "
-        f"{s['seeds']} seeds, batches of {s['batch']}, the same for everyone. `{result['command']}`, {result['date']}. {result['machine']}.",
+        f"{s['seeds']} seeds, batches of {s['batch']}, the same for everyone. "
+        f"`{result['command']}`, {result['date']}. {result['machine']}.",
         f"L1: 64 latents, coefficient {s['l1']:g}. TopK: 32 latents, k = {s['k']}. Learning rate: the best of "
         f"{', '.join(f'{rate:g}' for rate in s['rates'])} for each method on a problem that is not counted. "
         f"Found: own latent with a cosine above {s['threshold']}, of {s['features']}; median of the seeds (each seed).",
