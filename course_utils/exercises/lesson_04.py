@@ -114,7 +114,8 @@ def _(f, draw):
     return {"x": list(np.shape(x)), "coefficients": list(np.shape(coefficients))}
 
 
-@data.case("without noise, x is the coefficients times the directions", rule=EXACT64)
+# 1e-5: float32 answers are welcome, and the lesson goes on in float32
+@data.case("without noise, x is the coefficients times the directions", rule=Close(0.0, 1e-5))
 def _(f, draw):
     x, coefficients, directions = drawn(f, draw, noise=0.0)
     return {"largest difference": np.abs(x - coefficients @ directions).max()}
@@ -161,7 +162,10 @@ def _(f, draw):
     first, again, other = (
         f(np.random.default_rng(s), directions, 40)[0] for s in (draw.seed, draw.seed, draw.seed + 1)
     )
-    return {"same seed, same data": bool(np.allclose(first, again)), "another seed": bool(np.allclose(first, other))}
+    return {
+        "the same rng gives the same data": bool(np.allclose(first, again)),
+        "another rng gives other data": not np.allclose(first, other),
+    }
 
 
 def _generate(
@@ -270,6 +274,25 @@ def neighbours_together(rng, directions, n_samples, min_active=2, max_active=4, 
 def global_randomness(rng, directions, n_samples, min_active=2, max_active=4, mean=1.5, std=0.8, noise=0.05):
     own = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
     return ns.make_superposed_activations(own, directions, n_samples, min_active, max_active, mean, std, noise)
+
+
+@data.mistake("A generator with a seed of its own is made inside, so every call gives the same data: draw from `rng`.")
+def own_generator(rng, directions, n_samples, min_active=2, max_active=4, mean=1.5, std=0.8, noise=0.05):
+    own = np.random.default_rng(0)
+    return ns.make_superposed_activations(own, directions, n_samples, min_active, max_active, mean, std, noise)
+
+
+@data.mistake("The two results are in the wrong order: first the activations x, then the coefficients.")
+def activations_and_coefficients_exchanged(
+    rng, directions, n_samples, min_active=2, max_active=4, mean=1.5, std=0.8, noise=0.05
+):
+    return ns.make_superposed_activations(rng, directions, n_samples, min_active, max_active, mean, std, noise)[::-1]
+
+
+@data.alternative
+def in_float32(rng, directions, n_samples, min_active=2, max_active=4, mean=1.5, std=0.8, noise=0.05):
+    drawn = sample_by_sample(rng, directions, n_samples, min_active, max_active, mean, std, noise)
+    return tuple(array.astype(np.float32) for array in drawn)
 
 
 @data.alternative
@@ -461,6 +484,14 @@ def l2_for_l1(x, x_hat, latents, lam):
 
 
 @loss.mistake(
+    "The penalty is the length of the latents (`np.linalg.norm` without `ord=1`), a root of squares. It makes no latent "
+    "exactly zero; use the L1 norm, the sum."
+)
+def length_for_l1(x, x_hat, latents, lam):
+    return ((x - x_hat) ** 2).sum(axis=1).mean() + lam * np.linalg.norm(latents, axis=1).mean()
+
+
+@loss.mistake(
     "The squared error carries a factor 1/2. Some papers have it (their lam is then half of ours); here it has none."
 )
 def half_the_squared_error(x, x_hat, latents, lam):
@@ -575,6 +606,13 @@ def error_sign_wrong(params, x, lam):
 @gradients.mistake("The loss averages over the batch, so its gradient carries 1 / batch. Yours is that of the sum.")
 def not_averaged_over_the_batch(params, x, lam):
     return backward(params, x, lam, error_scale=1.0, penalty_scale=1.0)
+
+
+@gradients.mistake(
+    "The squared error is averaged over the batch, so its gradient is 2 (x_hat - x) / batch; your 1 / batch is missing."
+)
+def error_not_averaged(params, x, lam):
+    return backward(params, x, lam, error_scale=1.0)
 
 
 @gradients.mistake("The penalty is averaged over the batch too: its gradient is lam / batch for each active latent.")
@@ -699,6 +737,16 @@ def _(f, draw):
     return dict(f(params, nothing, state, lr=0.1, **BETAS)[0])
 
 
+@adam.case("the dicts that were passed in are left as they were", rule=Exact(), weight=0.5)
+def _(f, draw):
+    params, grads, state = adam_inputs(draw, 4)
+    before = {"params": dict(params), "m": dict(state["m"]), "v": dict(state["v"])}
+    f(params, grads, state, lr=0.1, **BETAS)
+    after = {"params": params, "m": state["m"], "v": state["v"]}
+    changed = [key for key in before if any(after[key].get(k) is not value for k, value in before[key].items())]
+    return {"changed": ", ".join(changed) or "nothing", "step": int(state["step"])}
+
+
 @adam.case("a large eps slows it down", rule=EXACT64, weight=0.5)
 def _(f, draw):
     return dict(f(*adam_inputs(draw, 4), lr=0.1, **BETAS, eps=0.5)[0])
@@ -785,6 +833,17 @@ def betas_exchanged(params, grads, state, lr, beta1=0.9, beta2=0.999, eps=1e-8):
 )
 def corrected_means_kept(params, grads, state, lr, beta1=0.9, beta2=0.999, eps=1e-8):
     return _adam(params, grads, state, lr, beta1, beta2, eps, keep_corrected=True)
+
+
+@adam.mistake(
+    "The right step, but written into the dicts that were passed in: the caller's parameters and state change under it. "
+    "Build new dicts."
+)
+def written_into_the_dicts(params, grads, state, lr, beta1=0.9, beta2=0.999, eps=1e-8):
+    new, moved = _adam(params, grads, state, lr, beta1, beta2, eps)
+    params.update(new)
+    state.update(moved)
+    return params, state
 
 
 @adam.alternative
@@ -1133,12 +1192,31 @@ def _(f, draw):
     return [int(changed) for changed in (np.abs(new["W_dec"] - inputs[1]["W_dec"]) > 1e-9).any(axis=1)]
 
 
-@resample.case("the new decoder rows: unit vectors along some sample's residual", rule=Close(1e-4, 1e-5))
+def along(rows: Array, params: Params, x: Array, latents: Array) -> str:
+    """What the rows point along, in words: which sample was drawn does not matter, so mistakes are recognised."""
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    candidates = {
+        "x - x_hat": residual_directions(params, x, latents),
+        "x": x / np.linalg.norm(x, axis=1, keepdims=True),
+        "x - b_dec": (x - params["b_dec"]) / np.linalg.norm(x - params["b_dec"], axis=1, keepdims=True),
+    }
+    for name, directions in candidates.items():
+        if np.allclose((unit @ directions.T).max(axis=1), 1, atol=1e-5):
+            return f"{name} of a sample"
+    return "something else"
+
+
+@resample.case(
+    "the new decoder rows: unit vectors along some sample's residual",
+    rule={"direction": Exact(), "lengths are 1": Exact()},
+)
 def _(f, draw):
     inputs = resample_inputs(draw)
-    rows = np.asarray(f(*inputs)[0]["W_dec"])[DEAD]
-    cosine = rows @ residual_directions(inputs[1], inputs[3], inputs[4]).T / np.linalg.norm(rows, axis=1)[:, None]
-    return {"length": np.linalg.norm(rows, axis=1), "cosine with the nearest residual": cosine.max(axis=1)}
+    rows = np.asarray(f(*inputs)[0]["W_dec"], dtype=float)[DEAD]
+    return {
+        "direction": along(rows, inputs[1], inputs[3], inputs[4]),
+        "lengths are 1": bool(np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-4)),
+    }
 
 
 @resample.case("the new encoder columns: the same direction, 0.2 times the living columns' mean length", rule=EXACT64)
@@ -1157,15 +1235,45 @@ def _(f, draw):
     return np.asarray(f(*resample_inputs(draw))[0]["b_enc"])[DEAD]
 
 
-@resample.case("the living latents and b_dec stay as they are", rule=EXACT64, weight=0.5)
+def touched(new: Params, old: Params) -> dict[str, str]:
+    """The latents whose part of each parameter is another than before."""
+    changed = {name: np.abs(np.asarray(new[name]) - old[name]) > 1e-7 for name in old}
+    by_latent = {name: changed[name].any(axis=0) if name == "W_enc" else changed[name] for name in ("W_enc", "b_enc")}
+    by_latent["W_dec"] = changed["W_dec"].any(axis=1)
+    told = {name: " ".join(str(j) for j in np.flatnonzero(where)) or "none" for name, where in by_latent.items()}
+    return told | {"b_dec": "changed" if changed["b_dec"].any() else "as it was"}
+
+
+@resample.case("the living latents and b_dec stay as they are", rule=Exact(), weight=0.5)
 def _(f, draw):
     inputs = resample_inputs(draw)
+    old, moments = inputs[1], inputs[2]
     new, state = f(*inputs)
-    alive = [0, 2, 3, 6, 7]
-    return {
-        "W_enc": new["W_enc"][:, alive], "b_enc": new["b_enc"][alive], "W_dec": new["W_dec"][alive],
-        "b_dec": new["b_dec"], "Adam's m of W_dec": state["m"]["W_dec"][alive], "Adam's v of b_dec": state["v"]["b_dec"],
-    }  # fmt: skip
+    living = [j for j in range(8) if j not in DEAD]
+    kept = {
+        name: (value[:, living] if name == "W_enc" else value[living]) for name, value in old.items() if name != "b_dec"
+    }
+    now = {name: (new[name][:, living] if name == "W_enc" else new[name][living]) for name in kept}
+    names = {str(i): str(j) for i, j in enumerate(living)}
+    told = touched({**now, "b_dec": new["b_dec"]}, {**kept, "b_dec": old["b_dec"]})
+    told = {
+        f"living latents changed in {k}" if k != "b_dec" else k: " ".join(
+            names.get(word, word) for word in text.split()
+        )
+        for k, text in told.items()
+    }
+    adam_kept = np.allclose(state["m"]["W_dec"][living], moments["m"]["W_dec"][living])
+    return told | {"Adam's m of living latents kept": bool(adam_kept)}
+
+
+@resample.case("what was passed in is left as it was", rule=Exact(), weight=0.5)
+def _(f, draw):
+    inputs = resample_inputs(draw)
+    params, state = inputs[1], inputs[2]
+    before = {"params": dict(params), "m": dict(state["m"]), "v": dict(state["v"])}
+    f(*inputs)
+    after = {"params": params, "m": state["m"], "v": state["v"]}
+    return ", ".join(k for k in before if any(after[k][n] is not v for n, v in before[k].items())) or "nothing changed"
 
 
 @resample.case("Adam forgets the revived latents", rule=EXACT64)
@@ -1182,7 +1290,11 @@ REVIVALS, REVIVED = 40, 50
     "drawn with probability proportional to the squared loss, one for each latent",
     weight=1.5,
     # 2000 draws with a share near 0.9: standard error 0.0067; 5 * sqrt(2) of those
-    rule={"share of high-loss samples": Close(0.0, 0.048), "*": Between(low=0.5)},
+    rule={
+        "share of high-loss samples": Close(0.0, 0.048),
+        "another call draws anew": Exact(),
+        "*": Between(low=0.5),
+    },
 )
 def _(f, draw):
     d_in, n = 6, 500
@@ -1196,19 +1308,27 @@ def _(f, draw):
     }
     fired = np.zeros((4, d_sae), dtype=bool)
     fired[:, REVIVED:] = True
-    high, different = [], []
+    high, different, first = [], [], []
     for _ in range(REVIVALS):
         new, _ = f(draw.rng, params, ns.adam_state(params), x, np.zeros((n, d_sae)), fired)
         chosen = (np.asarray(new["W_dec"])[:REVIVED] @ x.T / np.linalg.norm(x, axis=1)).argmax(axis=1)
         high.append((chosen < n // 2).mean())
         different.append(len(set(chosen.tolist())) / REVIVED)
-    return {"share of high-loss samples": np.mean(high), "share of different samples": np.mean(different)}
+        first.append(int(chosen[0]))
+    own = np.mean(different) >= 0.5
+    return {
+        "share of different samples in one call": np.mean(different),
+        "another call draws anew": len(set(first)) > 1,
+        # one sample for all makes the share a matter of luck: nothing to be told from it
+        "share of high-loss samples": np.mean(high) if own else 0.0,
+    }
 
 
-@resample.case("when no latent is dead nothing changes", rule=EXACT64, weight=0.5)
+@resample.case("when no latent is dead nothing changes", rule=Exact(), weight=0.5)
 def _(f, draw):
     rng, params, state, x, latents, fired = resample_inputs(draw)
-    return dict(f(rng, params, state, x, latents, draw.lend(np.ones_like(fired), numpy=True))[0])
+    new = f(rng, params, state, x, latents, draw.lend(np.ones_like(fired), numpy=True))[0]
+    return {f"latents changed in {k}" if k != "b_dec" else k: v for k, v in touched(new, params).items()}
 
 
 def _revive(
@@ -1224,12 +1344,15 @@ def _revive(
     pick: str = "sample",
     target: str = "residual",
     scale: float | None = 0.2,
+    all_columns: bool = False,
+    in_place: bool = False,
     forget: bool = True,
     bias: bool = True,
     encoder: bool = True,
 ) -> tuple[Params, AdamState]:
     """Resampling with switches for what can go wrong. Only known mistakes use it."""
     dead = np.flatnonzero(~fired.any(axis=0) if dead is None else dead(fired))
+    given = params, state
     params = {name: value.copy() for name, value in params.items()}
     m, v = ({name: value.copy() for name, value in state[key].items()} for key in ("m", "v"))
     if len(dead):
@@ -1241,10 +1364,13 @@ def _revive(
             chosen = rng.choice(len(x), size=len(dead), p=weight / weight.sum())
         if pick == "one":
             chosen[:] = chosen[0]
-        direction = {"residual": residual, "input": x}[target if target != "long" else "residual"][chosen]
+        if pick == "worst":
+            chosen[:] = weight.argmax()
+        targets = {"residual": residual, "long": residual, "input": x, "centred": x - params["b_dec"]}
+        direction = targets[target][chosen]
         if target != "long":
             direction = direction / np.linalg.norm(direction, axis=1, keepdims=True)
-        alive = np.setdiff1d(np.arange(fired.shape[1]), dead)
+        alive = np.arange(fired.shape[1]) if all_columns else np.setdiff1d(np.arange(fired.shape[1]), dead)
         length = np.linalg.norm(params["W_enc"][:, alive], axis=0).mean() if len(alive) else 1.0
         params["W_dec"][dead] = direction
         if encoder:
@@ -1255,6 +1381,10 @@ def _revive(
             moments["W_dec"][dead] = 0
             moments["W_enc"][:, dead] = 0
             moments["b_enc"][dead] = 0
+    if in_place:
+        given[0].update(params)
+        given[1].update(m=m, v=v)
+        return given
     return params, {"step": state["step"], "m": m, "v": v}
 
 
@@ -1310,6 +1440,45 @@ def loss_not_squared(rng, params, state, x, latents, fired):
 )
 def input_for_residual(rng, params, state, x, latents, fired):
     return _revive(rng, params, state, x, latents, fired, target="input")
+
+
+@resample.mistake(
+    "The new direction is the sample less `b_dec`, as in some recipes (and in lesson 05). Here it is the residual "
+    "x - x_hat, which is what the dictionary still lacks."
+)
+def centred_input_for_residual(rng, params, state, x, latents, fired):
+    return _revive(rng, params, state, x, latents, fired, target="centred")
+
+
+@resample.mistake(
+    "The one worst sample is given to all dead latents. They would be copies of each other, of an outlier: draw one "
+    "for each, with probability proportional to the squared loss."
+)
+def worst_sample_for_all(rng, params, state, x, latents, fired):
+    return _revive(rng, params, state, x, latents, fired, pick="worst")
+
+
+@resample.mistake(
+    "The mean length is taken over all encoder columns, the dead ones too. Only living columns say how long one should be."
+)
+def dead_columns_in_the_mean(rng, params, state, x, latents, fired):
+    return _revive(rng, params, state, x, latents, fired, all_columns=True)
+
+
+@resample.mistake(
+    "Dead is read off `latents`, the pool's own activations. `fired`, the window of training steps, decides: a latent "
+    "may be silent on this pool and alive."
+)
+def dead_on_the_pool(rng, params, state, x, latents, fired):
+    return _revive(rng, params, state, x, latents, fired, dead=lambda seen: ~(latents > 0).any(axis=0))
+
+
+@resample.mistake(
+    "The right values, but written into the dicts that were passed in: the caller's parameters change under it. "
+    "Work on copies."
+)
+def written_into_what_was_passed(rng, params, state, x, latents, fired):
+    return _revive(rng, params, state, x, latents, fired, in_place=True)
 
 
 @resample.mistake("The new decoder row does not have length 1.")
@@ -1524,6 +1693,25 @@ def fraction_from_the_maximum(W_dec, directions, threshold=0.9):
     cosines = _cosines(W_dec, directions)
     assignment, own, mean_max, _ = _result(cosines, _hungarian(cosines), threshold)
     return assignment, own, mean_max, float((cosines.max(axis=1) > threshold).mean())
+
+
+@match.mistake(
+    "The third value is the mean of the *matched* cosines. The mean max cosine looks at the best latent of each "
+    "direction, taken or not: `cosines.max(axis=1).mean()`."
+)
+def mean_of_the_matched(W_dec, directions, threshold=0.9):
+    assignment, own, _, fraction = ns.match_features(W_dec, directions, threshold)
+    return assignment, own, float(np.mean(own)), fraction
+
+
+@match.mistake(
+    "Directions without a latent are left out. There is one entry for *every* direction: -1, and cosine 0, where there "
+    "are too few latents."
+)
+def unmatched_left_out(W_dec, directions, threshold=0.9):
+    assignment, own, mean_max, _ = ns.match_features(W_dec, directions, threshold)
+    has = np.asarray(assignment) >= 0
+    return assignment[has], own[has], mean_max, float((own[has] > threshold).mean())
 
 
 @match.mistake("The last value is a count; return the fraction of the directions.")
