@@ -11,7 +11,7 @@
 #
 #
 # *Thirty-two directions hidden in eight dimensions. Light bars: how many of them a dictionary holds at cosine above 0.9; dark bars: above 0.99. A published script
-# finds no more than random vectors do, and picking data points at random beats it by far. You will find its bug, and then build the two methods at the bottom.
+# finds no more than random vectors do, and picking data points at random beats it by far. You will find its bug, and then build what the two bars at the bottom need.
 # All numbers come from this lesson (seed 0).*
 #
 # Lessons 02 and 03 showed that a layer can store more features than it has dimensions. Now turn the question round: given only the activations, **can we get the
@@ -27,7 +27,7 @@
 # - explain why a one-layer encoder cannot have both good recovery and good reconstruction in a crowded space, and build one that can.
 #
 # **Time:** about three hours for the thirteen exercises. All cells of the solved lesson run in one to two minutes on one core; no GPU needed.
-# **Before:** lesson 02. PyTorch is not needed here.
+# **Before:** lesson 02. PyTorch is not needed here, only NumPy and the chain rule.
 #
 # **Notation.** Activations `x [batch, d_in]`, latents `f [batch, d_sae]`, reconstruction `x_hat`. Weights as in today's libraries: `W_enc [d_in, d_sae]`, `W_dec [d_sae, d_in]`, so a
 # latent's direction is a **row** of `W_dec`. Older papers store the transposes.
@@ -72,7 +72,7 @@ SEEDS = range(2) if quick() else range(5)
 # ### Exercise 04.1: Activations whose truth is known
 #
 # Draw, for every sample: how many features are active (uniform on `min_active ... max_active`, **both included**), which ones (without repetition), and a coefficient for each. Return `x` and the
-# coefficients (0 where a feature is off). Take all randomness from `rng`. A coefficient from $\mathcal N(1.5, 0.8^2)$ is negative 3% of the time: leave those as they are.
+# coefficients, in this order (a coefficient is 0 where its feature is off). Take all randomness from `rng`; float32 or float64, as you like. A coefficient from $\mathcal N(1.5, 0.8^2)$ is negative 3% of the time: leave those as they are.
 
 
 # %% answer="04.1"
@@ -152,7 +152,7 @@ for name, x, c, V in (("d = 16", x16, c16, V16), ("d = 8 ", x8, c8, V8)):
 # %% [markdown]
 # ### Exercise 04.2: The forward pass
 #
-# `params` is a dict with `W_enc`, `b_enc`, `W_dec`, `b_dec`. Return latents and reconstruction.
+# `params` is a dict with `W_enc`, `b_enc`, `W_dec`, `b_dec`. Return latents and reconstruction, in this order.
 
 
 # %% answer="04.2"
@@ -220,7 +220,7 @@ check("04.3", sae_loss)
 # %% [markdown]
 # ### Exercise 04.4: Every gradient by hand
 #
-# Return a dict with the same names and shapes as `params`.
+# Return a dict with the same names and shapes as `params`. (`@` and `.T` are all you need; $[\,a > 0\,]$ is 1 where $a$ is positive, else 0.)
 
 
 # %% answer="04.4"
@@ -300,7 +300,8 @@ pd.DataFrame(
 # %% [markdown]
 # ### Exercise 04.5: Adam
 #
-# `state` is `{"step": t, "m": {...}, "v": {...}}` with the steps taken so far. Return new parameters and a new state; change nothing in place.
+# `state` is `{"step": t, "m": {...}, "v": {...}}` with `t` the steps taken *so far*, 0 before the first. Return new parameters and a new state; change nothing in place,
+# neither arrays nor dicts: the training loop starts several runs from the same parameters.
 
 
 # %% answer="04.5"
@@ -337,7 +338,7 @@ check("04.5", adam_step)
 # %% [markdown]
 # ### Exercise 04.6: A decoder of unit length
 #
-# Return `W_dec` with rows of length 1, and `grad` without its part along each (unit) row. A row of zeros stays zero.
+# Return `W_dec` with rows of length 1, and `grad` without its part along each (unit) row. Rows may come with any length; a row of zeros stays zero.
 
 
 # %% answer="04.6"
@@ -504,12 +505,12 @@ check("04.7", topk_forward_backward)
 # %% [markdown]
 # ### Exercise 04.8: Resampling dead latents
 #
-# - A latent is dead if it fired at **no** step of the window `fired [window, d_sae]`.
+# - A latent is dead if it fired at **no** step of the window `fired [window, d_sae]`. (`latents` are needed for the residuals only.)
 # - Each dead latent draws **its own** sample, with probability proportional to the **squared loss** of that sample; its loss is its squared error $\|x - \hat x\|^2$.
 # - Decoder row: the unit vector along the sample's residual $x - \hat x$. Encoder column: the same direction, at 0.2 times the mean length of the living columns. `b_enc`: 0.
 # - Adam forgets the latent: zeros in `m` and `v` of `W_enc`, `b_enc`, `W_dec`.
 #
-# Return new `params` and `state`; change nothing in place.
+# Where all are dead, any length will do for the columns. Return new `params` and `state`; change nothing in place.
 
 
 # %% answer="04.8"
@@ -599,7 +600,7 @@ draw.training_curves(
 # %% [markdown]
 # ### Exercise 04.9: Which latent is which feature?
 #
-# Return four things: for each true direction its latent (−1 if there are too few latents); the cosine with it (0 if it has none); the *mean max cosine*, the mean over directions of the best cosine with **any** latent; and the fraction of directions whose **own** latent has a cosine above the threshold.
+# Return four things: for each true direction the index of its latent (−1 if there are too few latents and it gets none); the cosine with it (0 if it has none); the *mean max cosine*, the mean over directions of the best cosine with **any** latent; and the fraction of directions whose **own** latent has a cosine above the threshold.
 # Rows of `W_dec` can have any length, also zero. A latent that points the opposite way does not count.
 
 
@@ -668,7 +669,7 @@ pd.DataFrame({name: found(p["W_dec"], V16) for name, p in twin.items()}, index=[
 # %% [markdown]
 # ### Exercise 04.10: What chance would recover
 #
-# Score `n_trials` dictionaries that have learned nothing: `n_latents` random unit vectors (evenly over the sphere), or, if `x` is given, `n_latents` different random samples of it. `score(dictionary, directions)` gives a number; return all of them as an array.
+# Make `n_trials` dictionaries that have learned nothing, a new one each time, and score them: `n_latents` random unit vectors (evenly over the sphere), or, if `x` is given, `n_latents` different random samples of it. `score(dictionary, directions)` gives a number; return all of them as an array.
 
 
 # %% answer="04.10"
@@ -829,7 +830,8 @@ pd.DataFrame(published_rows, index=columns).T.style.format("{:.0f}", subset=colu
 # %% [markdown]
 # ### Exercise 04.12: The sparsity-reconstruction curve
 #
-# `train(x, lam)` trains and returns the latents and the reconstruction of `x`. For every `lam`, in the order given, measure L0 (mean number of active latents) and the fraction of variance unexplained:
+# `train(x, lam)` trains and returns the latents and the reconstruction of `x`. For every `lam`, in the order given, measure L0 (mean number of active latents) and the fraction of variance
+# unexplained, in which $\bar x$ is the mean of $x$ over the samples, one number a dimension:
 #
 # $$\mathrm{FVU} = \frac{\sum_b \|x_b - \hat x_b\|^2}{\sum_b \|x_b - \bar x\|^2}$$
 
@@ -960,7 +962,7 @@ print(
 # %% [markdown]
 # ### Exercise 04.13: An encoder that iterates
 #
-# Start from zeros, do `n_steps` steps of ISTA, then `n_refit` steps with $\lambda = 0$ in which codes outside the support stay zero. Return the codes `[batch, d_sae]`. (There is no bias here; subtract `b_dec` from `x` yourself where there is one.)
+# Start from zeros, do `n_steps` steps of ISTA, then `n_refit` steps with $\lambda = 0$ in which codes outside the support (those that are zero after the ISTA steps) stay zero. Return the codes `[batch, d_sae]`. (There is no bias here; subtract `b_dec` from `x` yourself where there is one.)
 
 
 # %% answer="04.13"
@@ -1166,7 +1168,7 @@ draw.recovery_bars(
 # 1. In part. Random directions interfere less in more dimensions, but there are also far more features, and related ones have similar directions. Whether a real SAE's errors come from its dictionary or from its encoder is the same question. There are results for real models: swapping the encoder of a trained SAE for a pursuit at inference helps there too
 #    (Smith 2024, on inference-time optimisation), and a gap between what one layer can decode and what the dictionary holds has been shown to be there in principle (O'Neill et al. 2024).
 # 2. A simple meaning: "this latent is on because $x$ has a large enough component along this one direction". In the loop a latent's value depends on all the others, and it is harder to say what changes it.
-# 3. Sparsity and reconstruction, agreement between seeds, the effect of replacing activations by their reconstruction on the model's loss, and, in the end, what the latents mean and do. That is lesson 05, 06 and 07.
+# 3. Sparsity and reconstruction, agreement between seeds, the effect of replacing activations by their reconstruction on the model's loss, and, in the end, what the latents mean and do. That is what lessons 05, 06 and 07 do.
 # </details>
 
 # %% [markdown]

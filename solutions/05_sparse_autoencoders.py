@@ -104,14 +104,16 @@ draw.latents_locking_on(
 # - judge an SAE where the truth is known, with the chance level beside every score;
 # - say what shrinkage, dead latents, splitting and absorption are, and show each of them.
 #
-# **Time:** about three and a half hours for exercises 1 to 12, 17 and 18.
+# **Time:** about five hours for the eighteen exercises; those of section 7, on a real language model (13 to 16), are one hour of them and can wait.
+# **Before:** lesson 02, for the data; lesson 04 builds the same machine without PyTorch and explains every gradient.
 #
 # **Notation**, the same in all lessons. Activations $x \in \mathbb{R}^{d_{in}}$, latents $f \in \mathbb{R}^{d_{sae}}$, reconstruction $\hat x$:
 #
 # $$f = \mathrm{ReLU}\big((x - b_{dec})\,W_{enc} + b_{enc}\big), \qquad \hat x = f\,W_{dec} + b_{dec},$$
 #
 # with $W_{enc}$ `[d_in, d_sae]` and $W_{dec}$ `[d_sae, d_in]`, as today's libraries store them (older papers store the transposes). *Row* $i$ of $W_{dec}$ is the
-# direction of latent $i$. L0 is the number of active latents a sample; *variance unexplained* is $\sum|x-\hat x|^2 / \sum|x-\bar x|^2$.
+# direction of latent $i$. L0 is the number of active latents a sample; *variance unexplained* is $\sum|x-\hat x|^2 / \sum|x-\bar x|^2$,
+# where $\bar x$ is the mean over the samples, one number a dimension.
 #
 # **One convention to remember:** squared errors are **summed over dimensions and averaged over the batch**; L1 norms are summed over latents and averaged over the batch. Some code
 # averages over dimensions as well. That is not wrong in itself, but it makes the penalty $d_{in}$ times stronger for the same $\lambda$, so the checks here reject it.
@@ -231,7 +233,7 @@ draw.shrinkage(
 # <details><summary>Answers</summary>
 #
 # (a) Those smaller than λ/2 = 0.5. (b) Yes, if nothing holds its norm: double the row, halve the latent, and the same reconstruction costs half the penalty. That is why the next exercise exists.
-# (c) Not here: with one feature the reconstruction points the right way and is only too short. Section 6 shows a dictionary that finds every direction and still leaves 30% of the variance unexplained, for this reason.
+# (c) Not here: with one feature the reconstruction points the right way and is only too short. Section 6 shows L1 dictionaries that hold most true directions and still leave a third of the variance unexplained, for this reason.
 # </details>
 #
 # ### Exercise 05.4: A decoder of unit norm
@@ -349,7 +351,8 @@ check("05.6", auxk_loss)
 # neighbours, so a single number, learned during training, decides: pre-activations above the *threshold* count.
 #
 # ### Exercise 05.7: BatchTopK and its threshold
-# `self.training` (True after `.train()`, False after `.eval()`) tells the two modes apart. The first batch sets the threshold to its smallest positive latent; each later batch moves it by `rate` of the difference.
+# `self.training` (True after `.train()`, False after `.eval()`) tells the two modes apart. The first batch sets the threshold to its smallest positive latent; each later batch moves it by `rate` of the difference
+# between its own smallest positive latent and the threshold. What counts keeps its value; the threshold is not subtracted.
 
 
 # %% answer="05.7"
@@ -390,9 +393,11 @@ check("05.7", BatchTopK)
 #
 # $$\pi = a + b_{gate}, \qquad f = \mathbb{1}[\pi > 0] \odot \mathrm{ReLU}\big(a \odot e^{r_{mag}} + b_{mag}\big).$$
 #
-# The step $\mathbb{1}$ passes no gradient, so the gate is trained by its own two terms, and L1 shrinks only what is not used for the reconstruction:
+# $\mathbb{1}[\cdot]$ is 1 where the condition holds and 0 elsewhere. It passes no gradient, so the gate is trained by its own two terms, and L1 shrinks only what is not used for the reconstruction:
 #
 # $$\mathcal{L} = \|x - \hat x\|^2 + \lambda \|\mathrm{ReLU}(\pi)\|_1 + \|x - (\mathrm{ReLU}(\pi)\,W_{dec}^{frozen} + b_{dec}^{frozen})\|^2 .$$
+#
+# As always, squares and L1 are summed in a sample and averaged over the batch. *Frozen*: the value counts, but no gradient flows into it (`.detach()`).
 
 
 # %% answer="05.8"
@@ -416,13 +421,15 @@ check("05.8", gated_loss)
 
 # %% [markdown]
 # ### Exercise 05.9: JumpReLU with straight-through estimators
-# **JumpReLU** (Rajamanoharan et al. 2024b) keeps a latent as it is if it exceeds its own learned threshold $\theta > 0$, and penalises the *count*: $\mathcal{L} = \|x-\hat x\|^2 + \lambda \sum_i H(z_i - \theta_i)$.
+# **JumpReLU** (Rajamanoharan et al. 2024b) keeps a pre-activation $z$ (before any ReLU) as it is if it exceeds its own learned threshold $\theta > 0$, and penalises the *count*: $\mathcal{L} = \|x-\hat x\|^2 + \lambda \sum_i H(z_i - \theta_i)$,
+# with the Heaviside step $H(u) = 1$ for $u > 0$, else 0.
 # Both functions jump at $\theta$, so their true derivative there is useless. Averaged over a little noise in $z$ it is not; with a window $K(u) = 1$ for $|u| < \tfrac12$ and bandwidth $\varepsilon$ the estimate is
 #
 # $$\frac{\partial H(z - \theta)}{\partial \theta} := -\frac{1}{\varepsilon} K\!\left(\frac{z-\theta}{\varepsilon}\right), \qquad
 # \frac{\partial\, \mathrm{JumpReLU}_\theta(z)}{\partial \theta} := -\frac{\theta}{\varepsilon} K\!\left(\frac{z-\theta}{\varepsilon}\right).$$
 #
-# For $z$: JumpReLU passes the gradient where $z > \theta$, $H$ passes none. Write both as `torch.autograd.Function`s. The parameter is $\log\theta$, which keeps $\theta$ positive.
+# For $z$: JumpReLU passes the gradient where $z > \theta$, $H$ passes none. Write both as `torch.autograd.Function`s; one threshold serves all samples, so its gradient is summed over the batch. The parameter is $\log\theta$, which keeps
+# $\theta$ positive. The check sees only `jumprelu`.
 
 
 # %% answer="05.9"
@@ -515,14 +522,17 @@ style(
 # 1. draw an input from `x`, **with replacement**, with probability proportional to its *squared* loss (`loss_weighted=True`; the loss is the squared error summed over dimensions), or uniformly (`False`, the simple way);
 # 2. its decoder row becomes the unit vector along (that input − `b_dec`);
 # 3. its encoder column becomes the same direction with 0.2 times the mean norm of the living columns, its encoder bias 0;
-# 4. Adam forgets it: `exp_avg` and `exp_avg_sq` become 0 at its places in `W_dec`, `W_enc` and `b_enc` (if Adam has a memory yet).
+# 4. Adam forgets it: `exp_avg` and `exp_avg_sq` become 0 at its places in `W_dec`, `W_enc` and `b_enc` (if Adam has a memory yet: `optimizer.state[sae.W_enc]`).
+#
+# The factor 0.2 lets a newcomer start quietly. With a column as long as the others' it would fire on much of the data at once and push aside latents that work; at a fifth it is heard only on inputs
+# close to its own, and grows if that helps. (Lesson 04 pointed dead latents along the residual $x - \hat x$; this is the recipe of the paper. Both are in use.)
 
 
 # %% answer="05.10"
 def resample_latents(
     sae: nn.Module, optimizer: torch.optim.Optimizer, fired: Tensor, x: Tensor, loss_weighted: bool = True
 ) -> Tensor:
-    """Replaces dead latents of `sae` in place (`sae(x)` gives x_hat, f) and returns their numbers."""
+    """Replaces dead latents of `sae` in place (`sae(x)` gives x_hat, f) and returns their indices."""
     ### BEGIN SOLUTION
     alive = fired.any(0)
     dead = (~alive).nonzero().flatten()
@@ -601,7 +611,7 @@ draw.latent_densities(
 #
 # $$\mathcal{L} = \sum_{m \in \text{widths}} \big\| x - (f_{1..m} W_{dec,\,1..m} + b_{dec}) \big\|^2 .$$
 #
-# Early latents must then do without later ones, so they stay general. Section 8 measures whether that works.
+# Early latents must then do without later ones, so they stay general. Section 9 measures whether that works.
 
 
 # %% answer="05.11"
@@ -811,7 +821,7 @@ draw.pareto_curves(
 # </details>
 
 # %% [markdown]
-# ## 6 · A real language model
+# ## 7 · A real language model
 #
 # Toy models let us check answers. Now to the thing itself: the residual stream of SmolLM2-135M after layer 11 (of 30), 576 numbers for every token. Nobody knows the true features here, so
 # every claim needs another kind of evidence: how much variance is explained, and above all whether *the model itself* still works when the reconstruction takes the place of the original.
@@ -820,7 +830,7 @@ draw.pareto_curves(
 # ### Exercise 05.13: Collect activations from a language model
 #
 # `model.run_with_cache(tokens, names_filter=hook_name, stop_at_layer=n)` returns `(output, cache)`; `cache[hook_name]` is `[batch, positions, d]`. It runs blocks 0 … n−1 only. Return one row
-# per *real* token: padding (where `mask` is False) and BOS are left out.
+# per *real* token, in the order of the texts: padding (where `mask` is False) and every BOS token (`tokens == bos`, wherever it stands) are left out. `hook_name` says which block is the last one needed.
 
 
 # %% answer="05.13"
@@ -866,7 +876,8 @@ print(f"share of all variance that sits in the {len(with_bos) - len(without_bos)
 # ### Exercise 05.14: A shuffling activation buffer
 #
 # Neighbouring tokens resemble each other, so batches must be mixed; and a large run does not fit into memory, so the mixing has to happen on the way. Write a generator. It fills up from `chunks` (tensors [rows, d])
-# until it holds `capacity` rows, mixes all it holds, hands out about half in batches of `batch_size`, fills up again, and ends by handing out what is left. Every row comes exactly once; only the last batch may be short.
+# until it holds at least `capacity` rows (stop reading then), mixes all it holds with `generator`, hands out about half in batches of `batch_size`, fills up again, and ends by handing out what is left.
+# Every row comes exactly once; only the last batch may be short.
 
 
 # %% answer="05.14"
@@ -992,7 +1003,7 @@ for name, row in rows.items():
 
 # %% answer="05.16"
 def pareto_front(points: list[tuple[float, float]]) -> list[int]:
-    """Numbers of the points (L0, FVU) that no other point beats, sorted by L0. Beaten: another is as good in both and better in one."""
+    """Indices of the points (L0, FVU) that no other point beats, smallest L0 first. Beaten: another is as good in both and better in one."""
 
     ### BEGIN SOLUTION
     def beaten(l0: float, fvu: float) -> bool:
@@ -1043,7 +1054,7 @@ draw.pareto_curves(
 # which costs variance at any length of training.</details>
 
 # %% [markdown]
-# ## 7 · Do two runs agree?
+# ## 8 · Do two runs agree?
 #
 # ### Exercise 05.17: Stability: do two seeds agree?
 # Same data, another start. If a latent is a fact about the data, the other run should have it too. Match the rows of two decoders one to one, so that the sum of cosines is largest, and count.
@@ -1096,12 +1107,12 @@ draw.stability_curves(
 #
 # <details><summary>Answers</summary>
 #
-# (a) If each run holds the 20 features and 20 arbitrary others, about 50% plus chance. (b) Not necessarily: both may fall for the same shortcut; section 8 has one. (c) It may still be a true feature the other run missed. Agreement is evidence, not proof;
+# (a) If each run holds the 20 features and 20 arbitrary others, about 50% plus chance. (b) Not necessarily: both may fall for the same shortcut; section 9 has one. (c) It may still be a true feature the other run missed. Agreement is evidence, not proof;
 # on language models, too, different seeds share only part of their latents (Paulo and Belrose 2025).
 # </details>
 #
 #
-# ## 8 · Splitting and absorption
+# ## 9 · Splitting and absorption
 #
 # Real features come in families: a *dog* is an *animal*. Plant that: 4 parents, each active in 15% of the samples; given a parent, one of its 3 children is there with probability 0.6. All 16 features have directions of their own,
 # at right angles in 20 dimensions, so **there is no superposition here and nothing to excuse a mistake**. But whenever a child is active its parent is too, so a sparse dictionary can save a latent by storing

@@ -9,7 +9,7 @@
 # # 06 · Feature dashboards: what does latent 1234 mean?
 #
 # A sparse autoencoder gives you thousands of directions with numbers for names. In this lesson you build, piece by piece, the page with which people find out what a latent
-# does: where it fires, how often, on which side of strong and weak, and which words it promotes. Then you do what most dashboards leave out: you turn the explanation into a **prediction** and score it on text that nobody has looked at.
+# does: where it fires, how often, how its weak firings differ from its strong ones, and which words it promotes. Then you do what most dashboards leave out: you turn the explanation into a **prediction** and score it on text that nobody has looked at.
 #
 # **You will be able to**
 # - find a latent's strongest contexts in one pass over a stream of text, without repeats, and read the weak ones too;
@@ -127,7 +127,7 @@ del centred
 
 # %% answer="06.1"
 def max_activating_examples(batches, k: int, left: int, right: int) -> list[tuple[float, int, int, list[int]]]:
-    """The k strongest examples, best first, as (activation, sequence, position of the peak, token ids of the window).
+    """The k strongest examples, best first, as (activation, sequence, position of the peak in its sequence, token ids of the window).
 
     `batches` yields (tokens [batch, context], acts [batch, context]) of one latent.
     """
@@ -209,7 +209,7 @@ viz.density_figure(density.numpy())
 # %% [markdown]
 # ### Exercise 06.3: Examples from strong to weak
 #
-# The top ten are the tail of a distribution. Rank **all firings** (activations above 0), strongest first, cut the list into `bands` pieces of equal length, and from each piece of m take every (m // per_band)-th member, `per_band` in all.
+# The top ten are the tail of a distribution. Rank **all firings** (activations above 0), strongest first, cut the list into `bands` pieces of equal length, and from each piece of m take every (m // per_band)-th member, beginning with its strongest, `per_band` in all. (If the number of firings does not divide, leave out the few weakest.)
 
 
 # %% answer="06.3"
@@ -580,7 +580,8 @@ for who, other in others.items():
 # %% [markdown]
 # ### Exercise 06.10: How much of a latent is only the current token?
 #
-# A latent that fires on " for" and nothing else is a word detector. How much of a latent does the current token explain? Predict its activation by its mean **on that token in a training part**; a token never seen there gets the overall training mean. Score on a **test part**: $1 - \sum (a - \hat a)^2 / \sum (a - \bar a)^2$.
+# A latent that fires on " for" and nothing else is a word detector. How much of a latent does the current token explain? Predict its activation by its mean **on that token in a training part**; a token never seen there gets the overall training mean. Score on a **test part**: $1 - \sum (a - \hat a)^2 / \sum (a - \bar a)^2$,
+# with $\hat a$ the prediction and $\bar a$ the mean of the test part. It can be negative: then the means of the training part predict worse than one constant would.
 
 
 # %% answer="06.10"

@@ -176,6 +176,16 @@ def _add_collection(lesson: Lesson) -> None:
         tokens, mask = _texts(draw)
         return len(f(TinyModel(draw), tokens, "blocks.2.hook_attn_out", BOS, mask))
 
+    @exercise.case("texts packed behind each other: BOS in the middle, too, and no row lost without one", rule=Exact())
+    def _(f, draw):
+        tokens, mask = _texts(draw)
+        packed = tokens.clone()
+        packed[1:, 3] = BOS
+        lengths = {"BOS in the middle": BOS, "bos=-1 (no token is BOS)": -1}
+        return {
+            name: len(f(TinyModel(draw), packed, "blocks.0.hook_attn_out", bos, mask)) for name, bos in lengths.items()
+        }
+
     @exercise.case("blocks behind the hook point are not run", rule=Exact())
     def _(f, draw):
         tokens, mask = _texts(draw)
@@ -198,6 +208,15 @@ def _add_collection(lesson: Lesson) -> None:
     def bos_kept(model, tokens, hook_name, bos, mask):
         return run(model, tokens, hook_name).detach()[mask]
 
+    @exercise.mistake(
+        "The first position of each row is dropped, whatever stands there. BOS is a *token*: compare with `bos`, since packed "
+        "texts have it in the middle too, and some rows do not begin with it."
+    )
+    def first_position_dropped(model, tokens, hook_name, bos, mask):
+        kept = mask.clone()
+        kept[:, 0] = False
+        return run(model, tokens, hook_name).detach()[kept]
+
     @exercise.mistake("Padding is counted: the mask says which positions are text.")
     def padding_counted(model, tokens, hook_name, bos, mask):
         return run(model, tokens, hook_name).detach()[tokens != bos]
@@ -209,7 +228,8 @@ def _add_collection(lesson: Lesson) -> None:
         return run(model, tokens, hook_name)[mask & (tokens != bos)]
 
     @exercise.mistake(
-        "The whole model is run although the hook point is early; `stop_at_layer` saves most of the time."
+        "More blocks are run than the hook point needs. Read the layer from the hook's name (a fixed number fits one hook only) and "
+        "pass it as `stop_at_layer`: that saves most of the time."
     )
     def whole_model(model, tokens, hook_name, bos, mask):
         return run(model, tokens, hook_name, layers=3).detach()[mask & (tokens != bos)]
@@ -298,7 +318,10 @@ def _add_buffer(lesson: Lesson) -> None:
         first, second, again = (
             torch.cat(list(f(numbered(draw), 128, 16, torch.Generator().manual_seed(seed))))[:, 0] for seed in (1, 2, 1)
         )
-        return {"differs": bool((first != second).any()), "repeats": bool((first == again).all())}
+        return {
+            "another generator gives another order": bool((first != second).any()),
+            "the same generator gives the same order": bool((first == again).all()),
+        }
 
     @exercise.mistake("Nothing is shuffled: neighbouring tokens of one text stand side by side in a batch.")
     def never_shuffled(chunks, capacity, batch_size, generator):
@@ -339,6 +362,12 @@ def _add_buffer(lesson: Lesson) -> None:
     def reads_everything(chunks, capacity, batch_size, generator):
         rows = torch.cat(list(chunks))
         yield from rows[torch.randperm(len(rows), generator=generator)].split(batch_size)
+
+    @exercise.mistake("The order does not come from `generator`: pass it on, `torch.randperm(n, generator=generator)`.")
+    def generator_not_used(chunks, capacity, batch_size, generator):
+        yield from shuffling_buffer(
+            chunks, capacity, batch_size, torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        )
 
     @exercise.mistake("Rows are drawn with replacement: some come twice, others never.")
     def with_replacement(chunks, capacity, batch_size, generator):
@@ -452,6 +481,15 @@ def _add_metrics(lesson: Lesson) -> None:
         )
     )
     exercise.mistake(
+        "This is the share of the loss that is *lost*: one minus it is recovered. 1 should mean that splicing costs nothing.",
+        name="share_lost",
+    )(
+        changed(
+            loss_recovered_zero=lambda b, c: (c["spliced"] - c["clean"]) / (c["zero"] - c["clean"]),
+            loss_recovered_mean=lambda b, c: (c["spliced"] - c["clean"]) / (c["mean"] - c["clean"]),
+        )
+    )
+    exercise.mistake(
         "The two ablations are exchanged. Name the ablation you compare with: zero is the easier one to beat.",
         name="wrong_ablation",
     )(
@@ -506,6 +544,8 @@ def _add_front(lesson: Lesson) -> None:
     )
 
     def listed(found: Any) -> str:
+        if any(np.ndim(i) for i in found):
+            return "points, not indices"
         return " ".join(str(int(i)) for i in found)
 
     @exercise.case("random autoencoders", weight=2, rule=Exact())
@@ -544,6 +584,18 @@ def _add_front(lesson: Lesson) -> None:
         return sorted(kept, key=lambda i: points[i])
 
     @exercise.mistake(
+        "Of points equal in one number the worse stays: it is beaten by being no better in one and worse in the other. Use `<=` "
+        "in both and `<` in one."
+    )
+    def equal_l0_kept(points):
+        kept = [i for i, (l0, fvu) in enumerate(points) if not any(a < l0 and b < fvu for a, b in points)]
+        return sorted(kept, key=lambda i: points[i][0])
+
+    @exercise.mistake("The points themselves are returned; return their indices in the list that was passed in.")
+    def points_for_indices(points):
+        return [points[i] for i in pareto_front(points)]
+
+    @exercise.mistake(
         "Only the single best reconstruction is returned; the front holds the best one for every sparsity."
     )
     def best_fvu_only(points):
@@ -551,6 +603,10 @@ def _add_front(lesson: Lesson) -> None:
 
     @exercise.mistake("The right points, but not sorted by L0.")
     def unsorted(points):
+        return sorted(pareto_front(points))
+
+    @exercise.mistake("The right points, but sorted from the largest L0 to the smallest: begin with the sparsest.")
+    def sorted_backwards(points):
         return pareto_front(points)[::-1]
 
     @exercise.alternative

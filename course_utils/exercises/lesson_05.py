@@ -113,7 +113,7 @@ def _(cls, draw):
     return {name: kind(name) for name in WEIGHTS}
 
 
-@parameters.case("each of them moves by itself when an optimizer moves it")
+@parameters.case("each of them moves by itself when an optimizer moves it", rule=Exact())
 def _(cls, draw):
     module = cls(6, 10)
     push = {"W_enc": draw.normal(6, 10), "b_enc": draw.normal(10), "W_dec": draw.normal(10, 6), "b_dec": draw.normal(6)}
@@ -121,12 +121,22 @@ def _(cls, draw):
     for name, parameter in module.named_parameters():
         if name in push:
             parameter.data.add_(push[name])
-    return {name: getattr(module, name).detach() - before[name] for name in WEIGHTS}
+
+    def told(name):
+        moved = getattr(module, name).detach() - before[name]
+        right = torch.allclose(moved, push[name], rtol=1e-3, atol=1e-4)
+        return "moves by itself" if right else "does not move" if not moved.any() else "moves with another one"
+
+    return {name: told(name) for name in WEIGHTS}
 
 
-@parameters.case("decoder rows have norm 1")
+@parameters.case("decoder rows have norm 1", rule=Exact())
 def _(cls, draw):
-    return cls(6, 40).W_dec.norm(dim=1)
+    W_dec = cls(6, 40).W_dec
+    for words, dim in (("rows of norm 1", -1), ("columns of norm 1", 0)):
+        if torch.allclose(W_dec.norm(dim=dim), torch.ones(()), atol=1e-4):
+            return words
+    return f"rows of norm {W_dec.norm(dim=-1).min():.2g} to {W_dec.norm(dim=-1).max():.2g}"
 
 
 @parameters.case("latents start as different directions, spread all round", rule=Between(0, 1))
@@ -167,6 +177,17 @@ class plain_tensors(nn.Module):
         self.W_enc = self.W_dec.detach().T.clone().requires_grad_()
         self.b_enc = torch.zeros(d_sae, requires_grad=True)
         self.b_dec = torch.zeros(d_in, requires_grad=True)
+
+
+@parameters.mistake(
+    "`W_enc` is a plain tensor (`W_dec.T.clone()` of a parameter is no parameter): the encoder would never learn. Wrap it in "
+    "`nn.Parameter`."
+)
+class plain_encoder(_Parameters):
+    def __init__(self, d_in, d_sae):
+        super().__init__(d_in, d_sae)
+        del self.W_enc
+        self.W_enc = self.W_dec.detach().T.clone()
 
 
 @parameters.mistake("The biases are plain tensors, so they stay at zero for ever: wrap them in `nn.Parameter` too.")
@@ -608,7 +629,10 @@ def not_projected(W_dec, optimizer):
     return W_dec.grad.clone()
 
 
-@unit_norm.mistake("The rows are not normalised after the step: even a step at right angles makes them longer.")
+@unit_norm.mistake(
+    "The parameter's rows are not normalised after the step: even a step at right angles makes them longer. (`W_dec = "
+    "F.normalize(W_dec)` inside the function only renames a local variable: write `W_dec.data = ...` or `W_dec /= ...`.)"
+)
 def not_normalised(W_dec, optimizer):
     with torch.no_grad():
         unit = F.normalize(W_dec, dim=1)
@@ -647,6 +671,44 @@ def projected_too_late(W_dec, optimizer):
         unit = F.normalize(W_dec, dim=1)
         optimizer.step()
         W_dec.grad -= (W_dec.grad * unit).sum(1, keepdim=True) * unit
+        W_dec /= W_dec.norm(dim=1, keepdim=True)
+    return W_dec.grad.clone()
+
+
+@unit_norm.mistake(
+    "The gradient is projected after the step, when the optimizer has already used it (and along the moved row at that)."
+)
+def projected_on_the_moved_row(W_dec, optimizer):
+    with torch.no_grad():
+        optimizer.step()
+        unit = F.normalize(W_dec, dim=1)
+        W_dec.grad -= (W_dec.grad * unit).sum(1, keepdim=True) * unit
+        W_dec /= W_dec.norm(dim=1, keepdim=True)
+    return W_dec.grad.clone()
+
+
+@unit_norm.mistake(
+    "The projected gradient is returned but never written back, so the optimizer still steps along the old one: put it into "
+    "`W_dec.grad` before `optimizer.step()`."
+)
+def gradient_not_written_back(W_dec, optimizer):
+    with torch.no_grad():
+        unit = F.normalize(W_dec, dim=1)
+        kept = W_dec.grad - (W_dec.grad * unit).sum(1, keepdim=True) * unit
+        optimizer.step()
+        W_dec /= W_dec.norm(dim=1, keepdim=True)
+    return kept
+
+
+@unit_norm.mistake(
+    "The rows are brought to norm 1 *before* the step too. The gradient was taken at the row as it was, so step from there; "
+    "only a unit vector along the row is needed for the projection."
+)
+def normalised_before_the_step(W_dec, optimizer):
+    with torch.no_grad():
+        W_dec.data = F.normalize(W_dec.data, dim=1)
+        W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
+        optimizer.step()
         W_dec /= W_dec.norm(dim=1, keepdim=True)
     return W_dec.grad.clone()
 
@@ -774,6 +836,11 @@ def by_absolute_value(pre, k):
 def by_absolute_value_no_relu(pre, k):
     indices = pre.abs().topk(k, dim=-1).indices
     return torch.zeros_like(pre).scatter(-1, indices, pre.gather(-1, indices))
+
+
+@topk.mistake("The absolute values are kept: large negative numbers become large latents. Drop the `abs`.")
+def absolute_values_kept(pre, k):
+    return _topk(pre.abs(), k)
 
 
 @topk.mistake("The k largest are taken down the batch. Each sample has its own k latents: dim -1.")
@@ -909,6 +976,16 @@ def residual_not_detached(x, x_hat, pre, dead, W_dec, k_aux):
 )
 def all_latents(x, x_hat, pre, dead, W_dec, k_aux):
     return _auxk_loss(x, x_hat, pre, torch.ones_like(dead) if dead.any() else dead, W_dec, min(k_aux, int(dead.sum())))
+
+
+@auxk.mistake(
+    "The k_aux largest of *all* latents are chosen and the living ones dropped afterwards, so few dead ones are left. Mask "
+    "first, then take the top k."
+)
+def masked_after_topk(x, x_hat, pre, dead, W_dec, k_aux):
+    if not dead.any():
+        return torch.zeros(())
+    return ((x - x_hat).detach() - (_topk(pre, k_aux) * dead) @ W_dec).square().sum(-1).mean()
 
 
 @auxk.mistake("The mask is the wrong way round: the living latents compete, the dead ones are left out.")
@@ -1171,6 +1248,29 @@ class mean_of_the_kept(_BatchTopK):
                 self.threshold.copy_(before)
                 self.follow(f[f > 0].mean())
         return f
+
+
+@batch_topk.mistake(
+    "The threshold follows the *largest* latent of each batch; then hardly anything passes at inference. The smallest positive "
+    "one is where keeping starts."
+)
+class largest_of_the_kept(_BatchTopK):
+    def forward(self, pre):
+        before = self.threshold.clone()
+        f = super().forward(pre)
+        if self.training:
+            with torch.no_grad():
+                self.threshold.copy_(before)
+                self.follow(f.max())
+        return f
+
+
+@batch_topk.mistake(
+    "At inference the threshold is subtracted. It only decides which latents count: those above it keep their value."
+)
+class threshold_subtracted(_BatchTopK):
+    def forward(self, pre):
+        return super().forward(pre) if self.training else F.relu(pre - self.threshold)
 
 
 @batch_topk.mistake("The rate is the wrong way round: threshold = (1 - rate) x old + rate x new.")
@@ -1608,6 +1708,48 @@ _jump_mistake(
 )
 
 
+_jump_mistake(
+    "`Heaviside.backward` has the wrong sign: raising the threshold switches latents *off*, so the count falls.",
+    "wrong_sign_of_the_count",
+    heaviside=lambda u, theta, e: _window(u) / e,
+)
+_jump_mistake(
+    "`Heaviside.backward` does not divide by the bandwidth, so the estimate's size depends on the window's width.",
+    "count_not_divided_by_bandwidth",
+    heaviside=lambda u, theta, e: -_window(u),
+)
+_jump_mistake(
+    "In `Heaviside.backward` the window is twice too wide: K(u) is 1 for |u| < 1/2, so |pre - threshold| < bandwidth / 2.",
+    "window_of_the_count_too_wide",
+    heaviside=lambda u, theta, e: -_window(u / 2) / e,
+)
+_jump_mistake(
+    "The count is taken with a plain comparison, whose gradient is zero, so the penalty never moves a threshold: count with "
+    "`Heaviside.apply`.",
+    "count_without_gradient",
+    heaviside=lambda u, theta, e: torch.zeros_like(u),
+)
+
+
+@jumprelu.mistake(
+    "`pre` goes through a ReLU first. The values are the same, but the window also holds pre-activations below zero when it is "
+    "wide, and their true distance to the threshold counts: pass `pre` as it is."
+)
+def through_a_relu_first(pre, log_threshold, bandwidth):
+    return _jumprelu(F.relu(pre), log_threshold, bandwidth)
+
+
+@jumprelu.mistake(
+    "The gradient in the threshold is averaged over the batch. Each sample uses the same threshold, so their gradients add: "
+    "`.sum(0)`."
+)
+def averaged_over_the_batch(pre, log_threshold, bandwidth):
+    latents, count = _jumprelu(pre, log_threshold, bandwidth)
+    shared = _jumprelu(pre.detach(), log_threshold, bandwidth)
+    weak = 1 / len(pre) - 1  # adds (1/n - 1) times the gradient in the threshold, and no value
+    return latents + weak * (shared[0] - shared[0].detach()), count + weak * (shared[1] - shared[1].detach())
+
+
 @jumprelu.mistake(
     "The Heaviside also passes a gradient to `pre`. Only the threshold gets one; for `pre` return None (or zeros)."
 )
@@ -1798,7 +1940,16 @@ def _(f, draw):
 
 
 def _resample_with(
-    dead_of=None, picked=None, scale=None, keep_moments=False, keep_bias=False, row=None, power=2, optimizer_all=False
+    dead_of=None,
+    picked=None,
+    scale=None,
+    keep_moments=False,
+    keep_bias=False,
+    row=None,
+    power=2,
+    optimizer_all=False,
+    target=None,
+    all_columns=False,
 ):
     """Resampling with one part replaced: for the mistakes below."""
 
@@ -1814,8 +1965,8 @@ def _resample_with(
                 rows = torch.multinomial(weight, len(dead), replacement=True)
             else:
                 rows = picked(weight, len(dead))
-            direction = F.normalize(x[rows] - sae.b_dec, dim=1)
-            alive = sae.W_enc[:, ~is_dead].norm(dim=0).mean()
+            direction = F.normalize((x - sae.b_dec if target is None else target(x, sae))[rows], dim=1)
+            alive = (sae.W_enc if all_columns else sae.W_enc[:, ~is_dead]).norm(dim=0).mean()
             sae.W_dec[dead] = direction if row is None else row(x[rows], sae)
             sae.W_enc[:, dead] = (0.2 * alive if scale is None else scale(alive)) * direction.T
             if not keep_bias:
@@ -1891,6 +2042,22 @@ _resampling_mistake(
     "New encoder columns have the mean norm of the living ones; the factor 0.2 is missing.",
     "factor_missing",
     scale=lambda alive: alive,
+)
+_resampling_mistake(
+    "`b_dec` is not subtracted, neither for the decoder row nor for the encoder column: the encoder sees x - b_dec, so the new "
+    "direction is along that.",
+    "input_not_centred",
+    target=lambda x, sae: x,
+)
+_resampling_mistake(
+    "The new direction is the residual x - x_hat, as in exercise 04.8. Both recipes are in use; here it is the input less b_dec.",
+    "residual_for_input",
+    target=lambda x, sae: x - sae(x)[0],
+)
+_resampling_mistake(
+    "The mean norm is taken over all encoder columns, the dead ones too. Only the living ones say how long one should be.",
+    "dead_columns_in_the_mean",
+    all_columns=True,
 )
 _resampling_mistake("The encoder bias of a new latent keeps its old value; set it to 0.", "bias_left", keep_bias=True)
 _resampling_mistake(
@@ -2118,7 +2285,7 @@ def _(f, draw):
     return {"shape": str(list(losses.shape)), "carries a graph": bool(losses.requires_grad)}
 
 
-@train.case("all four parameters move, and decoder rows keep norm 1")
+@train.case("all four parameters move, and decoder rows keep norm 1", rule=Exact())
 def _(f, draw):
     sae, (_, x) = _coder(draw, 4, 8), _truth(draw)
     before = {name: value.detach().clone() for name, value in _parameters(sae).items()}
@@ -2126,7 +2293,8 @@ def _(f, draw):
     moved = {
         f"{name} moved": bool((value - before[name]).abs().max() > 1e-3) for name, value in _parameters(sae).items()
     }
-    return {**moved, "norms of the rows of W_dec": sae.W_dec.norm(dim=1)}
+    unit = torch.allclose(sae.W_dec.norm(dim=1), torch.ones(()), atol=1e-4)
+    return {**moved, "rows of W_dec have norm 1": unit}
 
 
 @train.case(

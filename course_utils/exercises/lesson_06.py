@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import itertools
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -164,6 +165,26 @@ examples.mistake(
 examples.mistake(
     "Contexts in which the latent is 0 fill up the list: they are not activating examples.", name="silent_contexts"
 )(_examples_with(silent=True))
+
+
+@examples.mistake("The position is counted within the window. Give the peak's position in its *sequence*.")
+def position_in_the_window(batches, k, left, right):
+    return [(v, n, min(place, left), ids) for v, n, place, ids in strongest_contexts(batches, k, left, right)]
+
+
+@examples.mistake(
+    "The list is cut to k before repeats are taken out, so it comes out too short. Take repeats out first, then cut."
+)
+def cut_before_repeats(batches, k, left, right):
+    kept, seen = [], set()
+    for value, number, place, ids in _examples_with(same=lambda row, position, left: None)(batches, k, left, right):
+        before = tuple(ids[: min(place, left) + 1])
+        if before not in seen:
+            kept.append((value, number, place, ids))
+        seen.add(before)
+    return kept
+
+
 examples.alternative(_examples_with(), name="sorted_at_the_end")
 
 # -- 06.2 ---------------------------------------------------------------------------------------------------------
@@ -247,6 +268,11 @@ def over_sequences(batches):
     return on.float().mean(dim=0)
 
 
+@density.mistake("This is a percentage; a density is a share between 0 and 1.")
+def in_percent(batches):
+    return 100 * density_of_stream(batches)
+
+
 @density.mistake("Zero counts as firing: use a strict comparison.")
 def zero_counts(batches):
     return torch.cat([(acts[counted] >= 0) for acts, counted in batches]).float().mean(dim=0)
@@ -292,23 +318,27 @@ def _firings(draw: Draw, n: int, silent: int):
     return draw.lend(draw.rng.permutation(values).astype(np.float32))
 
 
-def _bands(found) -> str:
-    return " | ".join(" ".join(str(int(i)) for i in band) for band in found)
+def _bands(found, values) -> str:
+    """Indices band by band; a token on which the latent is silent is called that, for which one it is does not matter."""
+    return " | ".join(" ".join(str(int(i)) if values[int(i)] > 0 else "silent" for i in band) for band in found)
 
 
 @quantiles.case("four bands of three, with many silent tokens", weight=2, rule=Exact())
 def _(f, draw):
-    return _bands(f(_firings(draw, 24, 60), 4, 3))
+    values = _firings(draw, 24, 60)
+    return _bands(f(values, 4, 3), values)
 
 
 @quantiles.case("a latent that always fires", rule=Exact())
 def _(f, draw):
-    return _bands(f(_firings(draw, 40, 0), 5, 2))
+    values = _firings(draw, 40, 0)
+    return _bands(f(values, 5, 2), values)
 
 
 @quantiles.case("bands with no member to spare", rule=Exact())
 def _(f, draw):
-    return _bands(f(_firings(draw, 12, 30), 3, 4))
+    values = _firings(draw, 12, 30)
+    return _bands(f(values, 3, 4), values)
 
 
 @quantiles.mistake("Silent tokens are ranked too, so most bands show text on which the latent is 0.")
@@ -337,6 +367,24 @@ def strongest_of_each(values, bands, per_band):
     order = order[values[order] > 0]
     size = len(order) // bands
     return [order[b * size : (b + 1) * size][:per_band].tolist() for b in range(bands)]
+
+
+@quantiles.mistake("The firings are ranked from weak to strong: sort with `descending=True`.")
+def ranked_upwards(values, bands, per_band):
+    order = torch.argsort(values)
+    order = order[values[order] > 0]
+    size = len(order) // bands
+    return [order[b * size : (b + 1) * size : size // per_band][:per_band].tolist() for b in range(bands)]
+
+
+@quantiles.mistake(
+    "The members are spread from a band's first to its last. Asked for is every (m // per_band)-th, beginning with the first."
+)
+def first_to_last(values, bands, per_band):
+    order = torch.argsort(values, descending=True)
+    size = int((values > 0).sum()) // bands
+    steps = torch.linspace(0, size - 1, per_band).long()
+    return [order[b * size : (b + 1) * size][steps].tolist() for b in range(bands)]
 
 
 @quantiles.mistake("The weakest band comes first; the strongest should.")
@@ -426,6 +474,10 @@ logits.mistake(
     "The encoder's column is followed: it says what the latent reads. What it writes is its row of the decoder.",
     name="through_the_encoder",
 )(_logits_with(direction=lambda sae, i: sae.W_enc[:, i]))
+logits.mistake(
+    "The decoder row is divided by its length first. `W_dec` holds what the latent writes per unit of activation: take it as it is.",
+    name="row_normalised",
+)(_logits_with(direction=lambda sae, i: sae.W_dec[i] / sae.W_dec[i].norm()))
 logits.mistake("The final norm is left out: the direction goes straight into the unembedding.", name="norm_left_out")(
     _logits_with(through=lambda v, norm, W_U: v @ W_U)
 )
@@ -531,6 +583,9 @@ def _spans(source: str):
         "words": "·".join(text for _, text in page.spans),
         "alpha": np.array([_alpha(attributes.get("style", "")) for attributes, _ in page.spans]),
         "values": " ".join(attributes.get("title", "") for attributes, _ in page.spans),
+        "between the spans": page.text.replace("".join(text for _, text in page.spans), "", 1)
+        if page.spans
+        else page.text,
         "elements": " ".join(sorted({tag for tag, _ in page.elements})),
     }
 
@@ -594,6 +649,14 @@ heatmap.mistake(
 heatmap.mistake(
     "A line end is invisible on the page, and latents love line ends: show it as ↵.", name="line_ends_hidden"
 )(_heatmap_with(text=html.escape))
+heatmap.mistake(
+    "There is something between the spans. Tokens carry their own spaces: join with nothing, or words get gaps that the text has not.",
+    name="joined_with_spaces",
+)(lambda tokens, acts, maximum: " ".join(shaded_tokens([t], [a], maximum) for t, a in zip(tokens, acts)))
+heatmap.mistake(
+    "A value above `maximum` gives a share above 1: keep it between 0 and 1.",
+    name="not_kept_below_one",
+)(_heatmap_with(share=lambda act, acts, top: act / top if top > 0 else 0.0))
 heatmap.mistake("A maximum of zero divides by zero: a latent that is silent has no colour.", name="divides_by_zero")(
     _heatmap_with(share=lambda act, acts, top: min(act / top, 1.0))
 )
@@ -1245,6 +1308,10 @@ share.mistake(
     name="sum_of_squares",
 )(_share_with(variance=lambda test, train: test.square().sum()))
 share.mistake(
+    "The variance of the test part is taken about the training part's mean. The mean in the denominator is that of the test part.",
+    name="variance_about_training_mean",
+)(_share_with(variance=lambda test, train: (test - train.mean()).square().sum()))
+share.mistake(
     "A negative share is cut off at 0. It is information: the token's means predict worse than one constant.",
     name="clamped_at_zero",
 )(_share_with(finish=lambda value: max(value, 0.0)))
@@ -1509,6 +1576,12 @@ def _(f, draw):
     return {"word": str(word), "score": float(score)}
 
 
+@explain.case("a word that stands in the silent texts only", rule=Close(atol=1e-6))
+def _(f, draw):
+    # only the score is compared: several words may be equally weak here
+    return {"score": float(f(*_planted(draw, 80, 0.5, _word(draw), false=0.9, hit=0.05))[1])}
+
+
 @explain.case("its word tells apart texts it has not seen", weight=2, rule=Between(0.75, 1.0))
 def _(f, draw):
     planted = _word(draw)
@@ -1551,6 +1624,27 @@ explain.mistake(
     "Only precision is looked at (of the texts with the word, how many fire): a word that occurs once is perfect.",
     name="precision_only",
 )(_explain_with(score=lambda fires, said: fires[said].mean()))
+
+
+@explain.mistake(
+    "The word that most firing texts contain is scored. It is frequent in the silent ones too: compare the scores of *all* words."
+)
+def most_frequent_word_scored(texts, fires):
+    bags = [re.findall(r"[a-z]+", text.lower()) for text in texts]
+    counts = Counter(word for bag, on in zip(bags, fires) if on for word in sorted(set(bag)))
+    word = counts.most_common(1)[0][0]
+    said = np.array([word in bag for bag in bags])
+    return word, float(features.balanced_accuracy(np.asarray(fires, bool), said))
+
+
+@explain.mistake(
+    "Words that mark the *silent* texts are counted as explanations too (a score below 0.5 turned round). The word's presence "
+    "should mean that the latent fires."
+)
+def either_way_round(texts, fires):
+    return _explain_with(score=lambda fires, said: abs(features.balanced_accuracy(fires, said) - 0.5) + 0.5)(
+        texts, fires
+    )
 
 
 @explain.alternative

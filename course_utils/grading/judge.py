@@ -179,7 +179,8 @@ def _pattern(a: np.ndarray, b: np.ndarray, rule: Close, single: bool = False) ->
     simple = _simple_number(factor)
     if single:
         return f"{simple} times the expected value" if simple else ""
-    if close(a, factor * b):
+    # "1 times what is expected" would say nothing: a factor that close to 1 is a small difference, told as one
+    if close(a, factor * b) and format(factor, ".4g") != "1":
         return f"is {simple or format(factor, '.4g')} times what is expected, everywhere"
     offset = float((a - b).mean())
     if a.size > 2 and close(a - offset, b):
