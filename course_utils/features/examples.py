@@ -378,8 +378,8 @@ def _example(latent: int, value: float, place: np.ndarray, tokens: np.ndarray, a
         value=float(value),
         sequence=int(place[0]),
         position=int(place[1]),
-        tokens=tuple(int(t) for t in tokens[inside]),
-        acts=tuple(float(a) for a in acts[inside]),
+        tokens=tuple(tokens[inside].tolist()),
+        acts=tuple(acts[inside].tolist()),
         peak=int(inside[:left].sum()),
     )
 

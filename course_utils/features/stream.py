@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -150,16 +151,21 @@ def token_strings(tokenizer: Any, ids: Sequence[int] | Tensor) -> list[str]:
     A token that is only part of a character (an emoji often takes two to four tokens) is shown by its bytes, `\\xf0\\x9f`,
     because decoding it alone would give a replacement character and hide which bytes it holds.
     """
-    names = []
-    for number in [int(i) for i in ids]:
-        if number < 0:
-            names.append("")
-            continue
-        text = tokenizer.decode([number])
-        if "\ufffd" in text:
-            text = _bytes_of(tokenizer.convert_ids_to_tokens([number])[0]) or text
-        names.append(text)
-    return names
+    known = _KNOWN.setdefault(tokenizer, {-1: ""})  # decoding one token takes a tokenizer longer than all else here
+    numbers = [max(-1, int(i)) for i in ids]
+    for number in set(numbers) - known.keys():
+        known[number] = _token_string(tokenizer, number)
+    return [known[number] for number in numbers]
+
+
+_KNOWN: WeakKeyDictionary[Any, dict[int, str]] = WeakKeyDictionary()
+
+
+def _token_string(tokenizer: Any, number: int) -> str:
+    text = tokenizer.decode([number])
+    if "\ufffd" in text:
+        text = _bytes_of(tokenizer.convert_ids_to_tokens([number])[0]) or text
+    return text
 
 
 def _byte_alphabet() -> dict[str, int]:
