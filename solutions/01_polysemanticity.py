@@ -22,6 +22,9 @@
 #
 # **The model** is SmolLM2-135M (30 layers, d_model = 576, 1536 neurons a layer): small enough for a laptop, large enough to write English, Python and some German. It was fetched at set-up;
 # from here on nothing needs a network.
+#
+# **How the exercises work**: replace what stands under `YOUR CODE HERE`, then run the cell below it. `check("01.1", yours)` says what agrees and what does not;
+# `hint("01.1")` gives a nudge, and a plainer one each time you ask; `solution("01.1")` shows a worked answer; `progress()` shows how far you are.
 
 # %% tags=["setup"]
 import torch
@@ -111,6 +114,8 @@ show_best_texts("blocks.14.mlp.hook_post", 866)
 
 # %% [markdown]
 # ### Exercise 01.1: The tokens a neuron likes best
+#
+# Places count from 0. One sequence may hold several of the best places.
 
 
 # %% answer="01.1"
@@ -150,7 +155,7 @@ show_top_tokens("blocks.8.mlp.hook_post", 743)
 #
 # $$r_{cj} = \frac{\text{mean of } a_j \text{ on texts with } c \;-\; \text{mean of } a_j \text{ on texts without } c}{\text{standard deviation of } a_j \text{ over all texts}}$$
 #
-# A neuron *answers to* a concept when r exceeds a threshold. The standard deviation is that of the population (`unbiased=False`); a silent neuron gets 0.
+# A neuron *answers to* a concept when r exceeds a threshold. The standard deviation is that of the population (`unbiased=False`); a silent neuron (deviation 0) gets 0.
 
 
 # %% answer="01.2"
@@ -211,11 +216,13 @@ draw.concept_heatmap(
 
 # %% [markdown]
 # ### Exercise 01.3: Cosines between directions
+#
+# The directions are the rows of W, of any length.
 
 
 # %% answer="01.3"
 def cosine_similarity_matrix(W: Tensor) -> Tensor:
-    """Cosines between all rows of `W` [n, d], as [n, n]. A row of zeros has cosine 0 with everything."""
+    """Cosines between all rows of `W` [n, d], as [n, n]. A row of zeros has cosine 0 with everything, itself included."""
     ### BEGIN SOLUTION
     unit = W / W.norm(dim=1, keepdim=True).clamp(min=1e-12)
     return unit @ unit.T
@@ -246,11 +253,12 @@ draw.cosine_histograms(
 # ### Exercise 01.4: How many almost-orthogonal directions fit?
 #
 # Exactly d directions are exactly orthogonal. Allow |cosine| ≤ ε. Go through a list of random candidates and keep each one that is almost orthogonal to *all* kept so far.
+# The candidates are not of length 1. Return *which* rows are kept, as a list of their numbers from 0; how many fit is the length of that list.
 
 
 # %% answer="01.4"
 def almost_orthogonal_capacity(candidates: Tensor, eps: float) -> list[int]:
-    """Numbers of the rows of `candidates` [n, d] that a greedy packing keeps, in order."""
+    """Which rows of `candidates` [n, d] a greedy packing keeps: their indices, in order."""
     ### BEGIN SOLUTION
     unit = candidates / candidates.norm(dim=1, keepdim=True)
     kept: list[int] = []
@@ -298,7 +306,8 @@ draw.lines(
 # %% [markdown]
 # ### Exercise 01.5: Interference, and why sparsity makes it cheap
 #
-# Features are the columns $W_i$, independent, of size 1 when active, active with probability $p_i$. The expected squared disturbance of feature i is
+# Features are the columns $W_i$, of any length, active independently with probability $p_i$, and then of size 1 with a random sign. (The signs make the products of
+# two different disturbances cancel on average.) The expected squared disturbance of feature i, which counts only while i itself is active, is
 #
 # $$I_i = p_i \sum_{j \ne i} p_j\, (W_i \cdot W_j)^2$$
 
@@ -417,12 +426,12 @@ draw.paired_bars(
 # ### Exercise 01.7: Steer along a direction
 #
 # TransformerLens calls a *hook* with an activation (and the hook point) and goes on with what it returns. Write a function that makes a hook: it adds `alpha` times the **unit** vector along `direction`, at every position, and
-# leaves the activation it was given as it is.
+# leaves the activation it was given as it is. Models also run in half precision: what the hook returns has the activation's dtype.
 
 
 # %% answer="01.7"
 def steer_along(direction: Tensor, alpha: float):
-    """A hook `hook(activation, hook=None)` for `activation` [batch, positions, d_model] that steers along `direction` [d_model]."""
+    """A hook `hook(activation, hook=None)`, its parameters named so, for `activation` [batch, positions, d_model] that steers along `direction` [d_model]."""
     ### BEGIN SOLUTION
     unit = direction / direction.norm()
 

@@ -30,7 +30,7 @@
 # - derive when superposition pays, draw the phase diagram on paper, and check it against training;
 # - say what importance, density and correlation each do to the arrangement of features.
 #
-# **Time:** about two and a half hours for the ten exercises. All cells of the solved lesson together take about 90 seconds of one processor core; no GPU needed.
+# **Time:** about two and a quarter hours for the ten exercises. All cells of the solved lesson together take about 90 seconds of one processor core; no GPU needed.
 #
 # **Notation.** There are $n$ features and $d$ hidden dimensions, $n > d$. A feature is active with probability $p$, its *density*, and $S = 1 - p$ is the *sparsity*:
 # the probability that a feature is **zero**. (Some texts write "active with probability $S$". We never do.)
@@ -479,7 +479,8 @@ draw.features_per_dimension(
 # %% [markdown]
 # ### Exercise 02.7: What each strategy costs, exactly
 #
-# Take pencil and paper. Return a dictionary with the expected losses under the names `"ignored"`, `"dedicated"`, `"superposition"`. `importance` ($r$) and `p` are tensors that broadcast.
+# Take pencil and paper. Return a dictionary with the expected losses under the names `"ignored"`, `"dedicated"`, `"superposition"`. `importance` ($r$) and `p` are tensors that broadcast
+# against each other.
 # You need $\mathbb E[u^2] = \tfrac13$ for a uniform $u$, and the mean square of the *smaller* of two uniforms, whose density is $2(1 - m)$.
 
 
