@@ -74,7 +74,9 @@ def test_the_page_needs_nothing_from_elsewhere(page: str):
 
 
 def test_figures_stay_and_their_script_is_there_once(page: str):
-    assert Seen(page).figures == [" Plot 0   ", " Plot 1   "] or [t.split()[0] for t in Seen(page).figures] == ["Plot"] * 2
+    assert (
+        Seen(page).figures == [" Plot 0   ", " Plot 1   "] or [t.split()[0] for t in Seen(page).figures] == ["Plot"] * 2
+    )
     assert page.count("window.Plotly = Plotly;") <= 1
     specs = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
     assert [json.loads(spec)["layout"]["title"]["text"] for spec in specs] == [
@@ -195,7 +197,9 @@ def test_reset_puts_one_exercise_back_and_keeps_the_rest(worked_on: Path, tmp_pa
     assert "already" in again.output
 
 
-@pytest.mark.parametrize(("exercise_id", "words"), [("02.99", "there is no exercise"), ("03.1", "no answer cell for 03.1")])
+@pytest.mark.parametrize(
+    ("exercise_id", "words"), [("02.99", "there is no exercise"), ("03.1", "no answer cell for 03.1")]
+)
 def test_reset_says_what_is_wrong(worked_on: Path, exercise_id: str, words: str):
     result = run("reset", exercise_id, str(worked_on))
     assert result.exit_code == 1

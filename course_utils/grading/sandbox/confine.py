@@ -96,7 +96,9 @@ def enter_namespaces(read_only: list[str], new_root: str) -> None:
         else:
             linux.bind_read_only(path, str(target))
     Path(new_root + SCRATCH).mkdir()
-    if not os.path.lexists(new_root + "/tmp"):  # a course installed below /tmp keeps its place; TMPDIR is scratch anyway
+    if not os.path.lexists(
+        new_root + "/tmp"
+    ):  # a course installed below /tmp keeps its place; TMPDIR is scratch anyway
         os.symlink(SCRATCH, new_root + "/tmp")
     linux.pivot_root(new_root)
     flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
