@@ -1383,7 +1383,7 @@ def _revive(
             moments["b_enc"][dead] = 0
     if in_place:
         given[0].update(params)
-        given[1].update(m=m, v=v)
+        given[1]["m"], given[1]["v"] = m, v
         return given
     return params, {"step": state["step"], "m": m, "v": v}
 
