@@ -13,9 +13,7 @@ import click
 
 
 @click.command()
-@click.option(
-    "--rebuild", is_flag=True, help="Make the corpus, the messages and the shipped SAEs again (an hour or two)."
-)
+@click.option("--rebuild", is_flag=True, help="Make the corpus, messages, shipped SAEs and evidence again (hours).")
 @click.option("--quiet", is_flag=True, help="Say only what is wrong; a model that cannot be fetched is no error.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def assets(rebuild: bool, quiet: bool, as_json: bool) -> None:
@@ -57,6 +55,8 @@ def shipped_files() -> dict[str, bool]:
     if index.exists():
         for name, entry in json.loads(index.read_text(encoding="utf-8")).items():
             expected[f"saes/{name}/sae_weights.safetensors"] = entry["sha256"]
+    evidence = ASSETS / "evidence" / "evidence.json"
+    expected["evidence/evidence.npz"] = json.loads(evidence.read_text(encoding="utf-8"))["sha256"]
     return {name: (ASSETS / name).exists() and sha256(ASSETS / name) == checksum for name, checksum in expected.items()}
 
 
@@ -66,6 +66,7 @@ def _rebuild() -> None:
         ["course_utils.assets.build_messages"],
         ["course_utils.assets.build_corpus"],
         ["course_utils.lm.train_lm_sae", "--shipped", "--workers", "2"],
+        ["course_utils.assets.build_evidence"],
     ]
     for step in steps:
         click.echo(f"python -m {shlex.join(step)}")

@@ -160,7 +160,7 @@ def test_a_changed_weight_file_is_noticed(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_course_assets_checks_every_shipped_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert all(shipped_files().values())
-    assert len(shipped_files()) == 2 + len(available_saes())
+    assert len(shipped_files()) == 3 + len(available_saes())  # corpus, messages, evidence
     monkeypatch.setattr("course_utils.lm.model.fetch_model", lambda quiet=False: tmp_path)
     done = CliRunner().invoke(assets, ["--json"])
     assert done.exit_code == 0
