@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import numpy as np
 import torch
 from torch.nn.functional import normalize
@@ -10,6 +13,14 @@ from course_utils.features import directions
 from course_utils.grading import Close, Draw, Exact, Lesson
 
 lesson = Lesson("01", "Polysemanticity: why neurons do not make sense", slug="01_polysemanticity")
+
+
+def _two(result: Any, wanted: str) -> tuple[Any, Any]:
+    """Two results, or a sentence that says which two were wanted: one tensor would unpack into its rows."""
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise TypeError(f"two results are wanted, {wanted}")
+    return result[0], result[1]
+
 
 # -- 01.1 ---------------------------------------------------------------------------------------------------------
 
@@ -31,7 +42,10 @@ top_tokens = lesson.exercise(
 
 
 def _places(found) -> str:
-    return " ".join(f"({int(a)},{int(b)})" for a, b in found)
+    try:
+        return " ".join(f"({int(a)},{int(b)})" for a, b in found)
+    except (TypeError, ValueError):
+        raise TypeError("a list of pairs (sequence, position) is wanted, such as [(0, 3), (2, 1)]") from None
 
 
 @top_tokens.case("the five best places of a neuron, best first", weight=2, rule=Exact())
@@ -82,6 +96,27 @@ def worst_first(acts, neuron, k):
     return directions.top_activating_tokens(acts, neuron, k)[::-1]
 
 
+@top_tokens.mistake("These are the smallest responses: the neuron likes the largest.")
+def smallest_first(acts, neuron, k):
+    return directions.top_activating_tokens(-acts, neuron, k)
+
+
+@top_tokens.mistake("The places are the right ones, but in the order of the text; the strongest should come first.")
+def in_reading_order(acts, neuron, k):
+    return sorted(directions.top_activating_tokens(acts, neuron, k))
+
+
+@top_tokens.mistake("`acts[neuron]` is a *sequence*: neurons are the last axis, `acts[:, :, neuron]`.")
+def neuron_taken_as_sequence(acts, neuron, k):
+    return [divmod(place, acts.shape[2]) for place in acts[neuron].flatten().topk(k).indices.tolist()]
+
+
+@top_tokens.alternative
+def with_numpy_pairs(acts, neuron, k):
+    responses = acts[..., neuron].numpy()
+    return np.stack(np.unravel_index(np.argsort(-responses, axis=None)[:k], responses.shape), axis=1)
+
+
 @top_tokens.alternative
 def by_sorting(acts, neuron, k):
     everything = [(float(acts[i, j, neuron]), (i, j)) for i in range(acts.shape[0]) for j in range(acts.shape[1])]
@@ -113,9 +148,13 @@ def _labels(draw: Draw, texts: int, concepts: int) -> torch.Tensor:
     return draw.lend(labels)
 
 
+def _response_and_count(result: Any) -> tuple[Any, Any]:
+    return _two(result, "`return responses, counts`: [concepts, neurons] and [neurons]")
+
+
 @selectivity.case("the responses of random neurons", weight=2)
 def _(f, draw):
-    return f(draw.normal(40, 6, mean=1.0, std=2.0), _labels(draw, 40, 3), 0.5)[0]
+    return _response_and_count(f(draw.normal(40, 6, mean=1.0, std=2.0), _labels(draw, 40, 3), 0.5))[0]
 
 
 @selectivity.case("how many concepts each neuron answers to", weight=2)
@@ -124,19 +163,19 @@ def _(f, draw):
     acts = draw.rng.normal(size=(60, 5)) + 3 * labels.numpy() @ np.array(
         [[1, 1, 0, 0, -1], [0, 1, 0, 0, 0], [0, 1, 0, 1, 0], [0, 0, 0, 1, -1]]
     )
-    return f(draw.lend(acts.astype(np.float32)), labels, 0.5)[1]
+    return _response_and_count(f(draw.lend(acts.astype(np.float32)), labels, 0.5))[1]
 
 
 @selectivity.case("another threshold")
 def _(f, draw):
-    return f(draw.normal(40, 30), _labels(draw, 40, 3), 0.1)[1]
+    return _response_and_count(f(draw.normal(40, 30), _labels(draw, 40, 3), 0.1))[1]
 
 
 @selectivity.case("a silent neuron gets 0, not NaN")
 def _(f, draw):
     acts = draw.rng.normal(size=(30, 4)).astype(np.float32)
     acts[:, 1] = 0
-    response, count = f(draw.lend(acts), _labels(draw, 30, 2), 0.5)
+    response, count = _response_and_count(f(draw.lend(acts), _labels(draw, 30, 2), 0.5))
     return {"response": response, "count": count}
 
 
@@ -177,6 +216,20 @@ selectivity.mistake(
         )
     )
 )
+
+
+@selectivity.mistake(
+    "The deviation is that of a sample (divided by n - 1); the formula asks for the population's: `unbiased=False`."
+)
+def sample_deviation(acts, labels, threshold=0.5):
+    response = directions.concept_selectivity(acts, labels, threshold).response * (1 - 1 / len(acts)) ** 0.5
+    return response, (response > threshold).sum(0)
+
+
+@selectivity.mistake("The count runs over neurons; count the concepts of each neuron, [neurons].")
+def neurons_counted(acts, labels, threshold=0.5):
+    response = directions.concept_selectivity(acts, labels, threshold).response
+    return response, (response > threshold).sum(1)
 
 
 @selectivity.mistake(
@@ -255,6 +308,22 @@ def nan_for_zero_row(W):
     return unit @ unit.T
 
 
+@cosines.mistake(
+    "The columns are compared with each other, [d, d]; the directions are the rows, so the result is [n, n]."
+)
+def columns_compared(W):
+    unit = normalize(W, dim=0)
+    return unit.T @ unit
+
+
+@cosines.mistake(
+    "The diagonal is 1 for the row of zeros too. It has no direction: its cosine with itself is 0 as well."
+)
+def zero_row_with_itself(W):
+    table = directions.cosine_similarity_matrix(W).clone()
+    return table.fill_diagonal_(1.0)
+
+
 @cosines.mistake("The absolute value is taken; the sign of a cosine tells same from opposite.")
 def absolute_cosines(W):
     return directions.cosine_similarity_matrix(W).abs()
@@ -285,7 +354,12 @@ capacity = lesson.exercise(
 
 
 def _list(found) -> str:
-    return " ".join(str(int(i)) for i in found)
+    try:
+        return " ".join(str(int(i)) for i in found)
+    except (TypeError, ValueError):
+        raise TypeError(
+            "a list of row numbers is wanted, such as [0, 2, 3]: which rows are kept, not how many"
+        ) from None
 
 
 @capacity.case("candidates of different lengths in eight dimensions", weight=2, rule=Exact())
@@ -323,6 +397,12 @@ def last_only(candidates, eps):
     return kept
 
 
+@capacity.mistake("A candidate is compared with the one just before it; it must be far from all that were kept.")
+def just_before(candidates, eps):
+    unit = normalize(candidates, dim=-1)
+    return [i for i in range(len(unit)) if i == 0 or float((unit[i - 1] @ unit[i]).abs()) <= eps]
+
+
 @capacity.mistake("Dot products are compared with eps without making the candidates unit vectors first.")
 def not_normalised(candidates, eps):
     kept: list[int] = []
@@ -336,6 +416,17 @@ def not_normalised(candidates, eps):
 def all_earlier(candidates, eps):
     unit = normalize(candidates, dim=-1)
     return [i for i in range(len(unit)) if i == 0 or float((unit[:i] @ unit[i]).abs().max()) <= eps]
+
+
+@capacity.alternative
+def by_striking_out(candidates, eps):
+    allowed = directions.cosine_similarity_matrix(candidates).abs() <= eps
+    open_, kept = torch.ones(len(allowed), dtype=torch.bool), []
+    for i in range(len(allowed)):
+        if open_[i]:
+            kept.append(i)
+            open_ &= allowed[i]
+    return kept
 
 
 @capacity.alternative
@@ -408,6 +499,23 @@ def rows_compared(W, p):
     return directions.expected_interference(W.T, p[: W.shape[0]])
 
 
+@interference.mistake("The overlaps are summed first and squared afterwards: square each (W_i . W_j), then add.")
+def squared_after_summing(W, p):
+    return p * ((W.T @ W).fill_diagonal_(0.0) @ p).square()
+
+
+@interference.mistake("The directions are made unit first. Their lengths count: take the dot products as they are.")
+def cosines_for_dot_products(W, p):
+    return directions.expected_interference(normalize(W, dim=0), p)
+
+
+@interference.mistake(
+    "The feature's own overlap is taken for 1 and subtracted; it is ||W_i||^4 when the direction is not a unit vector."
+)
+def own_overlap_taken_for_one(W, p):
+    return p * ((W.T @ W).square() @ p) - p.square()
+
+
 @interference.alternative
 def summed_in_a_loop(W, p):
     n = W.shape[1]
@@ -440,14 +548,18 @@ def _texts(draw: Draw, n: int, d: int = 6, gap: float = 1.0):
     return draw.lend(acts.astype(np.float32)), draw.lend(labels)
 
 
+def _direction_and_auc(result: Any) -> tuple[Any, Any]:
+    return _two(result, "`return direction, auc`: a tensor [d] and a number")
+
+
 @probe.case("the direction")
 def _(f, draw):
-    return f(*_texts(draw, 50), *_texts(draw, 30))[0]
+    return _direction_and_auc(f(*_texts(draw, 50), *_texts(draw, 30)))[0]
 
 
 @probe.case("the AUC on held-out texts", weight=2, rule=Close(atol=1e-6))
 def _(f, draw):
-    return float(f(*_texts(draw, 50), *_texts(draw, 41))[1])
+    return float(_direction_and_auc(f(*_texts(draw, 50), *_texts(draw, 41)))[1])
 
 
 @probe.case("scores that tie count half", rule=Close(atol=1e-6))
@@ -456,7 +568,8 @@ def _(f, draw):
     test = draw.rng.integers(0, 3, size=(30, 1)).astype(np.float32)
     train_labels = (train[:, 0] > 0) ^ (draw.rng.uniform(size=40) < 0.2)
     test_labels = (test[:, 0] > 0) ^ (draw.rng.uniform(size=30) < 0.3)
-    return float(f(draw.lend(train), draw.lend(train_labels), draw.lend(test), draw.lend(test_labels))[1])
+    found = f(draw.lend(train), draw.lend(train_labels), draw.lend(test), draw.lend(test_labels))
+    return float(_direction_and_auc(found)[1])
 
 
 @probe.mistake(
@@ -492,6 +605,13 @@ def ties_win(train, train_labels, test, test_labels):
     return direction, float((scores[test_labels][:, None] >= scores[~test_labels][None]).float().mean())
 
 
+@probe.mistake("Ties count nothing; they should count half.")
+def ties_lose(train, train_labels, test, test_labels):
+    direction = directions.linear_probe(train, train_labels, test, test_labels).direction
+    scores = test @ direction
+    return direction, float((scores[test_labels][:, None] > scores[~test_labels][None]).float().mean())
+
+
 @probe.mistake("The direction is the mean of the positive texts alone; what all texts share is then part of it.")
 def positives_only(train, train_labels, test, test_labels):
     direction = normalize(train[train_labels].mean(0), dim=0)
@@ -521,32 +641,62 @@ steer = lesson.exercise(
     hints=(
         "`steer_along` returns a *function*; the model calls it with the activation and expects the new activation back.",
         "Scale the direction to length 1 first, so that alpha is measured in units of the residual stream.",
-        "`def hook(activation, hook=None): return activation + alpha * unit`",
+        "`def hook(activation, hook=None): return activation + (alpha * unit).to(activation.dtype)`, and at the end "
+        "`return hook`.",
     ),
 )
+
+
+def _steered(hook: Any, x: torch.Tensor) -> Any:
+    """What the hook makes of `x`, called as TransformerLens calls it; says so where it cannot be called like that."""
+    if not callable(hook):
+        raise ValueError(
+            f"`steer_along` returned a {type(hook).__name__}; a function is wanted, which the model will call"
+        )
+    try:
+        takes = inspect.signature(hook)
+    except (TypeError, ValueError):
+        takes = None  # a built-in: calling it will tell
+    if takes is not None:
+        try:
+            takes.bind(x, hook=None)
+        except TypeError:
+            raise ValueError(
+                f"the model calls your hook as `hook(activation, hook=...)`, but the function returned takes `{takes}`: "
+                "its second parameter must be named `hook`"
+            ) from None
+    return hook(x, hook=None)
 
 
 @steer.case("what is added, at every position of every sequence", weight=2)
 def _(f, draw):
     x = draw.normal(2, 5, 8)
-    return f(draw.normal(8, std=3.0), 4.0)(x, hook=None) - x
+    return _steered(f(draw.normal(8, std=3.0), 4.0), x) - x
 
 
 @steer.case("a negative alpha")
 def _(f, draw):
     x = draw.normal(1, 3, 6)
-    return f(draw.normal(6), -2.5)(x, hook=None) - x
+    return _steered(f(draw.normal(6), -2.5), x) - x
 
 
 @steer.case("an activation in half precision stays one", rule={"*": Exact(), "values": Close(rtol=2e-2, atol=2e-2)})
 def _(f, draw):
-    out = f(draw.normal(6), 3.0)(draw.normal(1, 4, 6).to(torch.bfloat16), hook=None)
+    out = _steered(f(draw.normal(6), 3.0), draw.normal(1, 4, 6).to(torch.bfloat16))
     return {"dtype": str(out.dtype), "values": out.float()}
 
 
 @steer.mistake("The direction is not scaled to length 1, so alpha means something else for every direction.")
 def not_scaled(direction, alpha):
     return lambda activation, hook=None: activation + alpha * direction.to(activation.dtype)
+
+
+@steer.mistake(
+    "The direction is not scaled to length 1, so alpha means something else for every direction. "
+    "And the sum has another precision than the activation."
+)
+def not_scaled_and_precision_changes(direction, alpha):
+    return lambda activation, hook=None: activation + alpha * direction
 
 
 @steer.mistake("Only the last position is steered; the exercise asks for all of them.")

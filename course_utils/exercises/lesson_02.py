@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -179,6 +180,14 @@ def normal_magnitudes(batch_size, feature_probability):
     return torch.randn(mask.shape) * mask
 
 
+@batch.mistake(
+    "Every feature is always active and p scales its size. The probability decides *whether* a feature is active, not how large it is."
+)
+def probability_scales_the_magnitude(batch_size, feature_probability):
+    p = feature_probability
+    return torch.rand(p.shape[0], batch_size, p.shape[1]) * p[:, None]
+
+
 @batch.mistake("The same batch comes back every time: a seed is set inside the function. Leave seeding to the caller.")
 def same_batch_every_time(batch_size, feature_probability):
     torch.manual_seed(0)
@@ -254,6 +263,12 @@ model = lesson.exercise(
 def built(M, draw, n_instances: int, n_features: int, d_hidden: int, bias: bool = True) -> Any:
     """An instance of the learner's class whose weights are set to drawn values."""
     made = M(toy.ToyModelConfig(n_features=n_features, d_hidden=d_hidden, n_instances=n_instances))
+    shapes = {"W": [n_instances, d_hidden, n_features], "b": [n_instances, n_features]}
+    for name, shape in shapes.items():
+        if not hasattr(made, name):
+            raise ValueError(f"the model has no `{name}`: `self.{name}` should be a parameter of shape {shape}")
+        if list(getattr(made, name).shape) != shape:
+            raise ValueError(f"`{name}` has shape {list(getattr(made, name).shape)}, expected {shape}")
     with torch.no_grad():
         made.W.copy_(draw.normal(n_instances, d_hidden, n_features, std=0.7))
         made.b.copy_(draw.normal(n_instances, n_features, std=0.5 if bias else 0.0))
@@ -263,7 +278,7 @@ def built(M, draw, n_instances: int, n_features: int, d_hidden: int, bias: bool 
 @model.case("W and b are parameters of the right shapes", rule=Exact())
 def _(M, draw):
     made = dict(M(toy.ToyModelConfig(n_features=5, d_hidden=2, n_instances=3)).named_parameters())
-    return {name: list(made[name].shape) if name in made else "not an nn.Parameter" for name in ("W", "b")}
+    return {name: str(list(made[name].shape)) if name in made else "not an nn.Parameter" for name in ("W", "b")}
 
 
 @model.case("the output of one instance without bias")
@@ -603,7 +618,11 @@ def _(f, draw):
 
 @train.case("the losses it returns", rule=TRAINED)
 def _(f, draw):
-    return _Run(f, draw, instances=3).losses
+    losses = _Run(f, draw, instances=3).losses
+    if isinstance(losses, (list, tuple)):
+        raise TypeError("`optimize` should return one tensor, [steps, instances]: `torch.stack(losses)`")
+    kept = "still part of the graph" if getattr(losses, "requires_grad", False) else "detached"
+    return {"losses": losses, "kept": kept}
 
 
 @train.case("one fresh batch a step", rule=Exact())
@@ -690,6 +709,18 @@ def new_optimizer_each_step(model, sample, loss_fn, steps, lr=1e-3, schedule="co
 @train.mistake("This is plain gradient descent; the exercise asks for Adam (`torch.optim.Adam`).")
 def gradient_descent(model, sample, loss_fn, steps, lr=1e-3, schedule="constant"):
     return _loop(model, sample, loss_fn, steps, lr, schedule, optimizer_class=torch.optim.SGD)
+
+
+@train.mistake(
+    "AdamW also shrinks the weights a little in every step; the exercise asks for Adam (`torch.optim.Adam`)."
+)
+def adamw(model, sample, loss_fn, steps, lr=1e-3, schedule="constant"):
+    return _loop(model, sample, loss_fn, steps, lr, schedule, optimizer_class=torch.optim.AdamW)
+
+
+@train.mistake("The losses still hang on the graph, which keeps every step's tensors in memory: store `loss.detach()`.")
+def graph_kept(model, sample, loss_fn, steps, lr=1e-3, schedule="constant"):
+    return _loop(model, sample, loss_fn, steps, lr, schedule).requires_grad_()
 
 
 @train.mistake("The weights never move: `optimizer.step()` is missing.")
@@ -1026,37 +1057,44 @@ def point(draw: Any, n: int = 6) -> tuple[Tensor, Tensor]:
     return draw.uniform(n, low=0.2, high=3.0), draw.uniform(n, low=0.05, high=1.0)
 
 
+def _cost(found: Any, name: str, *shape: int) -> Tensor:
+    """One strategy's losses, spread over the shape that importance and p have together."""
+    if not isinstance(found, Mapping) or name not in found:
+        raise TypeError(f"a dictionary with the names {', '.join(toy.PHASES)} is wanted; `{name}` is not in it")
+    return torch.broadcast_to(torch.as_tensor(found[name]), shape)
+
+
 @theory.case("ignored: the loss of never storing the feature")
 def _(f, draw):
-    return f(*point(draw))["ignored"]
+    return _cost(f(*point(draw)), "ignored", 6)
 
 
 @theory.case("dedicated: the loss when it takes the only dimension")
 def _(f, draw):
-    return f(*point(draw))["dedicated"]
+    return _cost(f(*point(draw)), "dedicated", 6)
 
 
 @theory.case("superposition: the loss of an antipodal pair", weight=2)
 def _(f, draw):
-    return f(*point(draw))["superposition"]
+    return _cost(f(*point(draw)), "superposition", 6)
 
 
 @theory.case("three features in two dimensions, extra feature dedicated")
 def _(f, draw):
-    return f(*point(draw, 12), n_features=3)["dedicated"]
+    return _cost(f(*point(draw, 12), n_features=3), "dedicated", 12)
 
 
 @theory.case("three features in two dimensions, ignored and superposition")
 def _(f, draw):
     got = f(*point(draw), n_features=3)
-    return {name: got[name] for name in ("ignored", "superposition")}
+    return {name: _cost(got, name, 6) for name in ("ignored", "superposition")}
 
 
 @theory.case("a grid of importances and densities")
 def _(f, draw):
     r, p = draw.uniform(1, 4, low=0.2, high=3.0), draw.uniform(3, 1, low=0.05)
     got = f(r, p)
-    return {name: got[name] for name in toy.PHASES}
+    return {name: _cost(got, name, 3, 4) for name in toy.PHASES}
 
 
 def _strategies(r, p, n_features=2, *, alone=None, pair=None, ignored=None, dedicated=None):
@@ -1131,6 +1169,30 @@ def others_cannot_share(importance, p, n_features=2):
     return _strategies(importance, p, n_features, dedicated=lambda r, v: v)
 
 
+@theory.mistake(
+    "With three features the other two are always paired. For dense data ignoring one of them is cheaper: take the smaller cost."
+)
+def others_always_share(importance, p, n_features=2):
+    found = _strategies(importance, p, n_features)
+    return found if n_features == 2 else {**found, "dedicated": (p**2 / 3).expand_as(found["ignored"])}
+
+
+@theory.mistake("The pair's cost lacks the importances: one output's error counts 1, the other's r, together 1 + r.")
+def pair_without_importance(importance, p, n_features=2):
+    found = _strategies(importance, p, n_features)
+    return {**found, "superposition": (p**2 / 6).expand_as(found["ignored"])}
+
+
+@theory.alternative
+def left_to_broadcast(importance, p, n_features=2):
+    variance = p / 3 - p**2 / 4
+    return {
+        "ignored": importance * variance,
+        "dedicated": variance if n_features == 2 else torch.minimum(variance, p**2 / 3),
+        "superposition": p**2 * (1 + importance) / 6,
+    }
+
+
 @theory.alternative
 def by_moments(importance, p, n_features=2):
     mean, mean_square = p / 2, p / 3
@@ -1171,30 +1233,36 @@ classify = lesson.exercise(
 )
 
 
+def _numbers(phases: Any) -> Any:
+    if isinstance(phases, (list, tuple)) and any(isinstance(phase, str) for phase in phases):
+        raise TypeError("the phases' numbers 0, 1, 2 are wanted, not their names: `PHASES.index(name)`")
+    return phases
+
+
 @classify.case("the three textbook solutions", rule=Exact())
 def _(f, draw):
-    return f(draw.lend(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, -1.0]], [[-0.9, 0.95]]])))
+    return _numbers(f(draw.lend(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, -1.0]], [[-0.9, 0.95]]]))))
 
 
 @classify.case("random solutions for two features", rule=Exact())
 def _(f, draw):
-    return f(draw.normal(80, 1, 2, std=0.9))
+    return _numbers(f(draw.normal(80, 1, 2, std=0.9)))
 
 
 @classify.case("random solutions for three features", rule=Exact(), weight=2)
 def _(f, draw):
-    return f(draw.normal(80, 2, 3, std=0.7))
+    return _numbers(f(draw.normal(80, 2, 3, std=0.7)))
 
 
 @classify.case("a dedicated feature whose opposite is hardly represented", rule=Exact())
 def _(f, draw):
     small = draw.uniform(6, 1, 1, low=0.05, high=0.3)
-    return f(draw.lend(torch.cat([-small, torch.ones(6, 1, 1)], dim=2)))
+    return _numbers(f(draw.lend(torch.cat([-small, torch.ones(6, 1, 1)], dim=2))))
 
 
 @classify.case("instances in which nothing is represented", rule=Exact())
 def _(f, draw):
-    return f(draw.lend(torch.zeros(3, 2, 3)))
+    return _numbers(f(draw.lend(torch.zeros(3, 2, 3))))
 
 
 def _classified(represented: Tensor, superposition: Tensor, kept_above: float = 0.5) -> Tensor:
@@ -1251,6 +1319,22 @@ def overlap_with_itself(W):
 )
 def numbers_exchanged(W):
     return torch.tensor([0, 2, 1])[toy.classify_solution(W)]
+
+
+@classify.mistake(
+    "The extra feature is not scaled to length 1 in the overlap: divide W_n by its length, as in exercise 02.5."
+)
+def overlap_not_scaled(W):
+    overlaps = (W[:, :, -1:].mT @ W[:, :, :-1]).square().sum((1, 2))
+    return _classified(W[:, :, -1].square().sum(1), overlaps)
+
+
+@classify.mistake(
+    "The *other* features are scaled to length 1 in the overlap; scale the extra one, W_n, and leave W_j."
+)
+def others_scaled(W):
+    overlaps = (W[:, :, -1:].mT @ nn.functional.normalize(W, dim=1)[:, :, :-1]).square().sum((1, 2))
+    return _classified(W[:, :, -1].square().sum(1), overlaps)
 
 
 @classify.mistake("Every feature is classified; only the last one is asked for, one number an instance.")
@@ -1323,7 +1407,9 @@ def _(pair, draw):
 
 @pairs.case("correlated: the two magnitudes of a pair are independent", rule=COVARIES)
 def _(pair, draw):
-    return covariance(*sized(_both_functions(pair)[0](SAMPLES, draw.lend(torch.ones(1, 2))), 1, 2)[0].T)
+    x = sized(_both_functions(pair)[0](SAMPLES, draw.lend(torch.full((1, 2), 0.5))), 1, 2)[0]
+    together = x[(x > 0).all(dim=1)]  # about half of the samples; none where the two exclude each other
+    return covariance(*together.T) if len(together) > 1 else torch.zeros(2, 2)
 
 
 @pairs.case("anticorrelated: how often each feature is active", rule=SAMPLED)
@@ -1437,6 +1523,10 @@ for _name, _wrong, _why in (
      "All instances share one mask. Draw random numbers for each: [instances, batch, features / 2]."),
     ("binary_pairs", (_binary_correlated, _binary_anticorrelated),
      "Active features are all exactly 1; they should be uniform between 0 and 1."),
+    ("exclusive_features_fire_together", (_correlated, _correlated),
+     "The second function makes correlated pairs too; its features must never be active together."),
+    ("exclusive_features_are_independent", (_correlated, toy.generate_batch),
+     "The second function's features are independent, so that both are active at times; they must never be."),
     ("generators_exchanged", (_anticorrelated, _correlated),
      "The two functions are exchanged: first the correlated, then the anticorrelated one."),
 ):  # fmt: skip
@@ -1486,6 +1576,8 @@ allocate = lesson.exercise(
 
 def allocation(result: Any) -> dict[str, Any]:
     """The two results in one form, whatever sequence types they are."""
+    if not isinstance(result, (tuple, list)) or len(result) != 2 or isinstance(result[0], str):
+        raise TypeError("two results are wanted, `return fates, loss`: a list with one word a feature, and a number")
     fate, cost = result
     return {"fate": ", ".join(str(one) for one in fate), "loss": float(cost)}
 
@@ -1583,6 +1675,27 @@ def least_important_share(importance, p):
     i, j = sorted(importance.argsort()[:2].tolist())
     cost = float(p[i] * p[j] * (importance[i] + importance[j]) / 6)
     return ["superposition" if k in (i, j) else "dedicated" for k in range(len(p))], cost
+
+
+@allocate.mistake("A feature is paired with itself. A pair is two different features: i < j.")
+def paired_with_itself(importance, p):
+    twice = p**2 * importance / 3
+    k, (fates, cost) = int(twice.argmin()), _allocated(importance, p)
+    if float(twice[k]) >= _allocated(importance, p, sharing=False)[1] or float(twice[k]) >= cost:
+        return fates, cost
+    return ["superposition" if i == k else "dedicated" for i in range(len(p))], float(twice[k])
+
+
+@allocate.mistake(
+    "The two features of smallest importance times density share. That product does not set a pair's cost: compare all pairs."
+)
+def least_contributing_share(importance, p):
+    i, j = sorted((importance * p).argsort()[:2].tolist())
+    shared = float(p[i] * p[j] * (importance[i] + importance[j]) / 6)
+    fates, alone = _allocated(importance, p, sharing=False)
+    if alone < shared:
+        return fates, alone
+    return ["superposition" if k in (i, j) else "dedicated" for k in range(len(p))], shared
 
 
 @allocate.alternative

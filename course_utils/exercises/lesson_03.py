@@ -88,6 +88,15 @@ def both_unit(W):
 
 
 @dimensionality.mistake(
+    "The denominator uses unit vectors for both features; only feature i is made unit, W_j keeps its length. "
+    "And a dead feature gives 0/0 = NaN."
+)
+def both_unit_and_nan_for_dead(W):
+    unit = torch.nn.functional.normalize(W, dim=1)
+    return W.square().sum(1) / (unit.mT @ unit).square().sum(-1)
+
+
+@dimensionality.mistake(
     "The sum over j leaves out j = i. With it in, a feature alone has dimensionality 1, not infinity."
 )
 def without_itself(W):
@@ -167,7 +176,18 @@ naming = lesson.exercise(
 
 def _named(pairs):
     """Order of groups and of features inside a group is the learner's own affair."""
-    return " | ".join(sorted(f"{name} {sorted(int(i) for i in features)}" for name, features in pairs))
+    try:
+        return " | ".join(sorted(f"{name} {sorted(int(i) for i in features)}" for name, features in pairs))
+    except (TypeError, ValueError):
+        raise TypeError('a list of pairs (name, features) is wanted, such as [("digon", (0, 2))]') from None
+
+
+def _square_antiprism() -> Tensor:
+    """Two squares, one turned by 45 degrees, as far apart as lets the eight share their three dimensions equally."""
+    angle = torch.pi / 2 * torch.arange(4)
+    around = torch.cat([angle, angle + torch.pi / 4])
+    height = torch.tensor([1.0] * 4 + [-1.0] * 4) / 3**0.5
+    return torch.stack([(2 / 3) ** 0.5 * around.cos(), (2 / 3) ** 0.5 * around.sin(), height])
 
 
 def _shuffled(draw, blocks, d_hidden, dead=0):
@@ -201,6 +221,18 @@ def _(f, draw):
     return _named(f(_shuffled(draw, [1.1 * _polygon(5), 0.9 * torch.tensor([[1.0, -1.0]])], 4)))
 
 
+@naming.case("a square antiprism, whose corners are not all linked with each other", rule=Exact())
+def _(f, draw):
+    return _named(f(_shuffled(draw, [_square_antiprism(), torch.ones(1, 1)], 4)))
+
+
+@naming.case("long features at a small angle, and a short one", rule=Exact())
+def _(f, draw):
+    # cosine 0.11, below the limit, but dot product 0.19; the short one's squared length is 0.36
+    apart = 1.3 * torch.tensor([[1.0, 0.11], [0.0, (1 - 0.11**2) ** 0.5]])
+    return _named(f(_shuffled(draw, [apart, torch.full((1, 1), 0.6), torch.tensor([[1.0, -1.0]])], 5)))
+
+
 @naming.mistake("Only features that overlap directly are grouped; a neighbour's neighbour belongs to the same shape.")
 def direct_neighbours_only(W):
     share = toy.feature_dimensionality(W[None])[0]
@@ -210,7 +242,7 @@ def direct_neighbours_only(W):
     unit = W / norms.clamp(min=1e-6)
     cosine, left, groups = (unit.T @ unit).abs(), torch.nonzero(alive).flatten().tolist(), []
     while left:
-        group = [j for j in left if j == left[0] or cosine[left[0], j] > 0.5]
+        group = [j for j in left if j == left[0] or cosine[left[0], j] > 0.15]
         left = [j for j in left if j not in group]
         groups.append((names.get((len(group), max(1, round(float(share[group].sum())))), "other"), tuple(group)))
     dead = torch.nonzero(~alive).flatten().tolist()
@@ -222,6 +254,25 @@ def direct_neighbours_only(W):
 )
 def ignored_forgotten(W):
     return [(c.name if c.name != "ignored" else "other", c.features) for c in toy.name_geometry(W)]
+
+
+@naming.mistake("The length is compared with 1/2, not its square: ||W_i||^2 > 0.5 means a length above 0.71.")
+def length_compared(W):
+    found = _name_geometry(torch.where(W.norm(dim=0) > 0.5, torch.nn.functional.normalize(W, dim=0), W))
+    return [(name, features) for name, features in found]
+
+
+@naming.mistake("Features that are not represented are left out; list them as one group, `ignored`.")
+def ignored_left_out(W):
+    return [(name, features) for name, features in _name_geometry(W) if name != "ignored"]
+
+
+@naming.mistake("Each feature that is not represented is listed by itself; they form one group, `ignored`.")
+def ignored_one_by_one(W):
+    found = []
+    for name, features in _name_geometry(W):
+        found += [(name, (i,)) for i in features] if name == "ignored" else [(name, features)]
+    return found
 
 
 @naming.mistake("Links look at the cosine without its absolute value, so opposite features (a digon) are never linked.")
@@ -429,7 +480,10 @@ def positive_twice(n_features):
     return torch.cat([eye, eye]), torch.cat([eye, eye], dim=1)
 
 
-@absolute.mistake("W_in is [features, neurons]; this lesson's shape is [neurons, features], so that h = ReLU(W_in x).")
+@absolute.mistake(
+    "W_in is [features, neurons]; this lesson's shape is [neurons, features], so that h = ReLU(W_in x). "
+    "Or the two results are exchanged: W_in comes first."
+)
 def transposed_weights(n_features):
     W_in, W_out = _exact_abs_weights(n_features)
     return W_in.T, W_out.T
@@ -486,6 +540,18 @@ def _(f, draw):
 @polysemantic.mistake("The ratio is taken of the weights; signs cancel there. Take it of the squared weights.")
 def of_plain_weights(W_in):
     top, bottom = W_in.sum(-1) ** 2, W_in.square().sum(-1)
+    return torch.where(bottom > 0, top / bottom.clamp(min=1e-12), torch.zeros_like(top))
+
+
+@polysemantic.mistake("The ratio is taken of the absolute weights; take it of the squared ones: (sum w^2)^2 / sum w^4.")
+def of_absolute_weights(W_in):
+    top, bottom = W_in.abs().sum(-1) ** 2, W_in.square().sum(-1)
+    return torch.where(bottom > 0, top / bottom.clamp(min=1e-12), torch.zeros_like(top))
+
+
+@polysemantic.mistake("The numerator is not squared: it is the square of the sum of squares.")
+def numerator_not_squared(W_in):
+    top, bottom = W_in.square().sum(-1), W_in.square().square().sum(-1)
     return torch.where(bottom > 0, top / bottom.clamp(min=1e-12), torch.zeros_like(top))
 
 
@@ -548,40 +614,88 @@ def _sparse_points(draw: Draw, n_points: int) -> Tensor:
     return draw.lend((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32))
 
 
-def _losses(values, draw):
-    """Loss on the points trained on, for the returned weights, beside the loss of answering zero (which is 1)."""
+def _returned(values, draw):
+    """The points trained on, and the weights that came back."""
     x = _sparse_points(draw, int(values["points"]))
     W, b = (torch.as_tensor(np.asarray(values[key]), dtype=torch.float32) for key in ("W", "b"))
+    return x, W, b
+
+
+def _losses_of(x, W, b):
     loss = ((x @ W.T @ W + b).relu() - x).square().sum(-1)
-    return {"loss": float(loss.mean()), "loss on the first point": float(loss[0]), "length": float(W.norm())}
+    lengths = {"length": float(W.norm()), "length of b": float(b.norm())}
+    return {"loss": float(loss.mean()), "loss on the first point": float(loss[0]), **lengths}
+
+
+def _losses(values, draw):
+    """Loss on the points trained on, for the returned weights, beside the loss of answering zero (which is 1)."""
+    return _losses_of(*_returned(values, draw))
+
+
+def _fitted(values, draw):
+    """The losses, and which forward pass the returned weights were trained for."""
+    x, W, b = _returned(values, draw)
+    losses = _losses_of(x, W, b)
+    hidden = float((((x @ W.T).relu() @ W + b).relu() - x).square().sum(-1).mean())
+    linear = float((x @ W.T @ W + b - x).square().sum(-1).mean())
+    fits = "the model of the exercise"
+    if hidden < 0.6 * losses["loss"]:
+        fits = "a model with a ReLU on its hidden layer"
+    elif linear < 0.7:  # 0.2 where it was trained for; 16 and more where the exercise's model was
+        fits = "a model without the output's ReLU"
+    return {**losses, "fits": fits}
+
+
+def _weights(result, x, d_hidden):
+    """W and b of the right shapes, or a sentence that says which were wanted."""
+    shapes = [d_hidden, x.shape[1]], [x.shape[1]]
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise TypeError(f"two results are wanted, `return W, b`: shapes {shapes[0]} and {shapes[1]}")
+    for name, found, shape in zip("Wb", result, shapes):
+        if list(found.shape) != shape:
+            raise TypeError(f"`{name}` has shape {list(found.shape)}, expected {shape}")
+    return result
 
 
 @points.case(
     "four points in two dimensions are memorised (loss on them below 0.4; answering zero has 1)",
     weight=2,
     essential=True,
-    rule={"loss": Between(0, 0.4), "loss on the first point": Between(0, 0.7), "length": Between(0.1, 1e6)},
-    measure=_losses,
+    rule={
+        "loss": Between(0, 0.4),
+        "loss on the first point": Between(0, 0.7),
+        "length": Between(0.1, 1e6),
+        "length of b": Between(),
+        "fits": Exact(),
+    },
+    measure=_fitted,
 )
 def _(f, draw):
-    W, b = f(_sparse_points(draw, 4), 2, steps=300, lr=0.03, weight_decay=0.0)
+    x = _sparse_points(draw, 4)
+    W, b = _weights(f(x, 2, steps=300, lr=0.03, weight_decay=0.0), x, 2)
     return {"W": W, "b": b, "points": 4}
 
 
 @points.case(
     "sixty points do not fit into two dimensions, but training helps (loss between 0.3 and 0.95)",
-    rule={"loss": Between(0.3, 0.95), "loss on the first point": Between(), "length": Between(0.1, 1e6)},
+    rule={
+        "loss": Between(0.3, 0.95),
+        "loss on the first point": Between(),
+        "length": Between(0.1, 1e6),
+        "length of b": Between(0.1, 1e6),
+    },
     measure=_losses,
 )
 def _(f, draw):
-    W, b = f(_sparse_points(draw, 60), 2, steps=300, lr=0.03, weight_decay=0.0)
+    x = _sparse_points(draw, 60)
+    W, b = _weights(f(x, 2, steps=300, lr=0.03, weight_decay=0.0), x, 2)
     return {"W": W, "b": b, "points": 60}
 
 
 @points.case("strong weight decay keeps W small: its length is at most 0.8 of that without", rule=Between(0.01, 0.8))
 def _(f, draw):
     x = _sparse_points(draw, 12)
-    free, held = (f(x, 2, steps=150, lr=0.03, weight_decay=decay)[0].norm() for decay in (0.0, 3.0))
+    free, held = (_weights(f(x, 2, steps=150, lr=0.03, weight_decay=decay), x, 2)[0].norm() for decay in (0.0, 3.0))
     return held / free
 
 
@@ -591,12 +705,13 @@ def _(f, draw):
     measure=lambda v, d: _losses(v, d)["loss"],
 )
 def _(f, draw):
-    W, b = f(_sparse_points(draw, 4), 2, steps=0, lr=0.05, weight_decay=0.0)
+    x = _sparse_points(draw, 4)
+    W, b = _weights(f(x, 2, steps=0, lr=0.05, weight_decay=0.0), x, 2)
     return {"W": W, "b": b, "points": 4}
 
 
-def _loop(x, d_hidden, steps, lr, weight_decay, forward=None, make=torch.optim.AdamW, draw=None):
-    W = (0.1 * torch.randn(d_hidden, x.shape[1])).requires_grad_()
+def _loop(x, d_hidden, steps, lr, weight_decay, forward=None, make=torch.optim.AdamW, draw=None, start=0.1):
+    W = (start * torch.randn(d_hidden, x.shape[1])).requires_grad_()
     b = torch.zeros(x.shape[1], requires_grad=True)
     optimizer = make([W, b], lr=lr, weight_decay=weight_decay)
     forward = forward or (lambda x, W, b: (x @ W.T @ W + b).relu())
@@ -621,6 +736,37 @@ def fresh_points_each_step(x, d_hidden, steps, lr, weight_decay):
 @points.mistake("`weight_decay` is not passed to the optimizer.")
 def weight_decay_ignored(x, d_hidden, steps, lr, weight_decay):
     return _loop(x, d_hidden, steps, lr, 0.0)
+
+
+@points.mistake(
+    "W starts with numbers of size 1, from where the points are not found: start small, such as 0.1 * torch.randn."
+)
+def starts_large(x, d_hidden, steps, lr, weight_decay):
+    return _loop(x, d_hidden, steps, lr, weight_decay, start=1.0)
+
+
+@points.mistake(
+    "This is Adam with weight decay inside the gradient; AdamW shrinks the weights by themselves (`torch.optim.AdamW`)."
+)
+def adam_with_decay_in_the_gradient(x, d_hidden, steps, lr, weight_decay):
+    return _loop(x, d_hidden, steps, lr, weight_decay, make=torch.optim.Adam)
+
+
+@points.mistake("The output has no ReLU: x_hat = ReLU(W^T h + b).")
+def output_relu_missing(x, d_hidden, steps, lr, weight_decay):
+    return _loop(x, d_hidden, steps, lr, weight_decay, forward=lambda x, W, b: x @ W.T @ W + b)
+
+
+@points.mistake(
+    "The hidden layer has a ReLU. Here it is linear, h = W x: the model of lesson 02, not that of exercise 03.3."
+)
+def relu_on_the_hidden_layer(x, d_hidden, steps, lr, weight_decay):
+    return _loop(x, d_hidden, steps, lr, weight_decay, forward=lambda x, W, b: ((x @ W.T).relu() @ W + b).relu())
+
+
+@points.mistake("The bias is not trained: give the optimizer W and b, and use b in the forward pass.")
+def bias_not_trained(x, d_hidden, steps, lr, weight_decay):
+    return _loop(x, d_hidden, steps, lr, weight_decay, forward=lambda x, W, b: (x @ W.T @ W + 0 * b).relu())
 
 
 @points.mistake("Only the first point is trained on; the loss is the mean over all rows of `x`.")
@@ -689,27 +835,27 @@ def _listed(found):
 @jumps.case("one jump up and one down", weight=2, rule=Exact())
 def _(f, draw):
     at = [int(t) for t in draw.rng.integers(12, 48, 2)]
-    return _listed(f(draw.lend(_steps(draw, {1: (at[0], 0.3), 3: (at[1], -0.25)})), size=0.15, window=5))
+    return _listed(f(draw.lend(_steps(draw, {1: (at[0], 0.3), 3: (at[1], -0.25)})), 0.15, 5))
 
 
 @jumps.case("a single odd snapshot is no jump", rule=Exact())
 def _(f, draw):
     D = _steps(draw, {2: (30, 0.3)})
     D[15, 0] += 0.6
-    return _listed(f(draw.lend(D), size=0.15, window=5))
+    return _listed(f(draw.lend(D), 0.15, 5))
 
 
 @jumps.case("a slow drift is no jump", rule=Exact())
 def _(f, draw):
     D = _steps(draw, {0: (25, 0.3)})
     D[:, 1] += np.linspace(0, 0.4, 60)
-    return _listed(f(draw.lend(D), size=0.15, window=5))
+    return _listed(f(draw.lend(D), 0.15, 5))
 
 
 @jumps.case("the size asked for is obeyed", rule=Exact())
 def _(f, draw):
     D = draw.lend(_steps(draw, {0: (20, 0.2), 1: (35, 0.4)}))
-    return _listed(f(D, size=0.3, window=5)) + " / " + _listed(f(D, size=0.1, window=5))
+    return _listed(f(D, 0.3, 5)) + " / " + _listed(f(D, 0.1, 5))
 
 
 @jumps.mistake("Comparing neighbouring snapshots alone takes a single odd snapshot for a jump.")
@@ -796,6 +942,11 @@ def of_hidden_units(h):
 def normalised_first(h):
     unit = h / h.norm(dim=-1, keepdim=True).clamp(min=1e-6)
     return toy.feature_dimensionality(unit.T[None])[0]
+
+
+@data_points.mistake("The axis for instances is still there, [1, points]: take `[0]` of it.")
+def instance_axis_left(h):
+    return toy.feature_dimensionality(h.T[None])
 
 
 @data_points.mistake("A point at the origin gives 0/0 = NaN.")

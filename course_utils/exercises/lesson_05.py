@@ -631,7 +631,7 @@ def not_projected(W_dec, optimizer):
 
 @unit_norm.mistake(
     "The parameter's rows are not normalised after the step: even a step at right angles makes them longer. (`W_dec = "
-    "F.normalize(W_dec)` inside the function only renames a local variable: write `W_dec.data = ...` or `W_dec /= ...`.)"
+    "F.normalize(W_dec)` inside the function only renames a local variable: write `W_dec.data = ...` or `W_dec /= ...`)."
 )
 def not_normalised(W_dec, optimizer):
     with torch.no_grad():

@@ -12,10 +12,11 @@ import importlib.metadata
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nbformat
 from tqdm.auto import tqdm
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 from course_utils import lessons, settings
 from course_utils.io import atomic_write, sha256
 
+T = TypeVar("T")
 PACKAGE = Path(__file__).resolve().parents[1]
 CELL_SECONDS = 3600
 LIBRARIES = ("torch", "numpy", "plotly", "transformer-lens", "ipywidgets", "circuitsvis")
@@ -109,7 +111,7 @@ def _kept_at(source: lessons.Source, notebook: Any, quick: bool) -> Path:
 def _run_and_keep(source: lessons.Source, notebook: Any, quick: bool, on_cell: Callable[[], object]) -> Any:
     path = _kept_at(source, notebook, quick)
     with tempfile.TemporaryDirectory(prefix="lesson-") as folder:
-        loaded = asyncio.run(_execute(source, notebook, Path(folder), quick, on_cell))
+        loaded = _finish(_execute(source, notebook, Path(folder), quick, on_cell))
     inside = [
         Path(name).resolve().relative_to(PACKAGE) for name in loaded if Path(name).resolve().is_relative_to(PACKAGE)
     ]
@@ -122,6 +124,16 @@ def _run_and_keep(source: lessons.Source, notebook: Any, quick: bool, on_cell: C
         if old != path and old.stem.endswith("-quick") == quick:
             old.unlink(missing_ok=True)
     return notebook
+
+
+def _finish(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, also where an event loop runs already, as in Jupyter: there in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def _state_of(names: Any) -> dict[str, str]:
@@ -199,7 +211,7 @@ def _environment(folder: Path, quick: bool) -> dict[str, str]:
 def explain(source: lessons.Source, notebook: Any, index: int, error: Exception) -> str:
     """Which lesson, which cell, which line of the source, under which heading, and what was raised there."""
     cell = notebook.cells[index]
-    code_cells = [i for i, other in enumerate(notebook.cells) if other.cell_type == "code"]
+    code_cells = [i for i, other in enumerate(notebook.cells) if _is_run(other)]
     heading = next((title for title in _headings(notebook.cells[: index + 1])), "")
     name = "/".join(source.path.parts[-2:])
     where = f"{name}, line {_line_of(source, notebook, index)}: code cell {code_cells.index(index) + 1} of {len(code_cells)}"

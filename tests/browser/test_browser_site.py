@@ -136,7 +136,7 @@ def test_answers_are_folded_and_open_by_keyboard(open_page, site):
     answers = page.locator("details.answer")
     assert answers.count() == 2
     assert not page.get_by_text("secret-of-the-first-exercise").is_visible()
-    assert page.get_by_text("2 points").is_visible()
+    assert page.get_by_text("2 points", exact=True).is_visible()
     assert page.get_by_text("about 2 min").is_visible()
     assert page.get_by_text("Hint 1").first.is_visible()
     assert page.get_by_text("3 mistakes the check knows").first.is_visible()

@@ -185,7 +185,8 @@ def test_github_classroom(classroom: Path, runner: Path, tmp_path: Path) -> None
     run(steps["Grade"], work, python=runner, status=status, **given)
     shown = run(steps["Show the points"], work, python=runner, **given)
     assert f"Points {earned:g}/{POINTS:g}" in shown
-    assert f'"totalPoints": {earned:g}, "maxPoints": {POINTS:g}' in shown
+    report = json.loads(shown.split("::notice title=Autograding report::")[1].splitlines()[0])
+    assert report == {"totalPoints": earned, "maxPoints": POINTS}
     summary = (work / "summary.md").read_text(encoding="utf-8")
     assert "✗ | 02.1 |" in summary
     assert "✓ | 02.2 |" in summary
