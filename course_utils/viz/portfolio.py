@@ -61,10 +61,9 @@ def recovery_figure(
         for row in table:
             figure.add_scatter(x=list(n_features), y=row, mode="markers", showlegend=False, hoverinfo="skip",
                                marker={"color": colour, "size": 5, "opacity": 0.4, "symbol": marks[i % 4]})  # fmt: skip
-    figure.add_vline(x=dimensions, line_dash="dot", line_color="#999999", annotation_text=f"{dimensions} dimensions")
-    style(
-        figure, title, subtitle=subtitle, x="features in the data", y="share recovered (cosine above 0.9, one to one)"
-    )
+    figure.add_vline(x=dimensions, line_dash="dot", line_color="#999999", annotation_text=f"{dimensions} dimensions",
+                     annotation_position="bottom right")  # fmt: skip
+    style(figure, title, subtitle=subtitle, x="features in the data", y="share recovered (cosine > 0.9)")
     figure.update_yaxes(range=[-0.03, 1.05])
     figure.update_layout(legend={"orientation": "h", "y": -0.2})
     return figure
