@@ -15,7 +15,7 @@ lab: setup  ## set everything up and open the course in JupyterLab
 	$(BIN)/course lab
 
 test: setup lint  ## set everything up and run every test
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES)
 
 demo: setup  ## grade the worked solutions and a flawed submission; no browser needed
 	$(BIN)/python -m course_utils.demo

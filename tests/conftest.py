@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,16 +31,22 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("COURSE_HOME", str(tmp_path_factory.getbasetemp() / "home"))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side (`-n 2 --dist loadgroup`): a file stays in one process, every lesson may go to any, and the graders,
-    which share set-aside users and watch for what others leave behind, all stay in one."""
-    for item in items:
-        folder, name = item.path.parent, item.path.name
-        if "grading" in folder.parts:
-            group = "grading"
-        elif folder.name == "lessons":
-            group = item.name
-        else:
-            group = name
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Side by side (`-n 2`): what `group` keeps together runs in one process, one after another."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return ByGroup(config, log)
+
+
+def group(nodeid: str) -> str:
+    """A file stays in one process, every lesson may go to any, and the graders, which share set-aside users and watch for
+    what others leave behind, all stay in one."""
+    file = nodeid.split("::")[0]
+    if "/grading/" in file:
+        return "grading"
+    return nodeid if "/lessons/" in file else file
