@@ -424,7 +424,7 @@ viz.interval_figure(
 )
 
 # %% [markdown]
-# **What did not steer, and what these intervals do not cover.** When we run this, *delay* rises by 1.1 and *price* by 1.0 units of log-odds under their own latents, where random directions give +0.2 and −0.3, and mostly at the expense of the other topics. *Refund* rises by 0.5, while one random direction alone gives 0.3: not a result yet. *Anger* does not steer: its best latent of 4,608 tells anger no better than chance on held-out messages (AUC 0.44), and
+# **What did not steer, and what these intervals do not cover.** When we run this, *delay* rises by 1.1 and *price* by 1.0 units of log-odds under their own latents, where the best of three random directions gives 0.2, and mostly at the expense of the other topics. *Refund* rises by 0.5, while one random direction alone gives 0.3: not a result yet. *Anger* does not steer: its best latent of 4,608 tells anger no better than chance on held-out messages (AUC 0.44), and
 # raising it adds 0.2 where a random push adds up to 0.4. Look at the random rows again: a random push moves some answers by a few tenths, with an interval that **excludes zero**. The interval says that this direction really moves this answer on such messages. It does not say that the direction means anything; only the comparison between directions says that.
 #
 # Setting the latents to zero changes little: where a latent is silent in most messages there is nothing to remove, and the topic is also written elsewhere. So a latent can be a good *handle* without being where the model keeps the information. And the price latent steers although it detects held-out messages about prices barely better than chance (0.53): what reads well and what steers well need not be the same latent.
@@ -506,7 +506,7 @@ for latent, top in zip(parts.mean(dim=0).topk(8).indices.tolist(), names_of_late
     )
 
 # %% [markdown]
-# No latent of layer 21 "says Mary". The largest contributions are about a tenth of a logit each, they come from latents that are active on nearly every prompt, and the words these raise are no names: what there is, is spread thin. Most of the difference is written in the last eight layers, some is in the error, and some in the SAE's *bias*, which is the same on every prompt and so cannot know a name: with few prompts a constant liking for some names does not average out. "Direct" attribution is exact, and exactly as narrow as its name: it sees one path.
+# No latent of layer 21 "says Mary". The largest contributions are a few hundredths of a logit each, they come from latents that are active on nearly every prompt, and the words these raise are no names: what there is, is spread thin. Most of the difference is written in the last eight layers, some is in the error, and some in the SAE's *bias*, which is the same on every prompt and so cannot know a name: with few prompts a constant liking for some names does not average out. "Direct" attribution is exact, and exactly as narrow as its name: it sees one path.
 #
 # ## All ablations at once
 
@@ -866,12 +866,12 @@ for name, curve in curves.items():
 # %%
 viz.faithfulness_figure(
     {name: curves[name] for name in list(curves)[-2:]} if len(curves) > 2 else curves,
-    "A few dozen latents carry much of the task, and removing them hurts little",
+    "Some dozens of latents carry over half of the task; without them most of it remains",
     subtitle="indirect-object identification, held-out prompts; bands: random sets of active latents",
 )
 
 # %% [markdown]
-# Two results that belong together. **Faithful**: kept alone, a few dozen latents of the middle layer, out of about a thousand that are active, recover a large part of the logit difference, many times what random sets of that size do. **Not complete**: with the same latents removed the model still does most of the task. The information is written more than once, and the SAE's *error alone* scores about a third
+# Two results that belong together. **Faithful**: kept alone, 64 latents of the middle layer, out of about a thousand that are active, recover 0.6 of the logit difference, where random sets of 64 recover 0.07. **Not complete**: with the same latents removed 0.7 of it is still there, and with 256 removed about half. The information is written more than once, and the SAE's *error alone* scores about a fifth
 # in the middle and about half in the late layer. So nobody may say "these are the latents for the task": they are *a* sufficient part of it. The late layer's latents are the least faithful of the three, which fits exercise 07.5.
 #
 # **Question.** Prompts with other names, not seen in choosing: would the same latents do?
@@ -934,7 +934,9 @@ viz.faithfulness_figure(
 )
 
 # %% [markdown]
-# Compare the two. Both metrics are scaled to 0 and 1, but greater-than's mean state is not ignorant: without knowing the year, the digits' usual frequencies already score something, and *that* is the zero of the scale. Had you not subtracted it, an empty circuit would have looked partly faithful.
+# Compare the two. Both metrics are scaled to 0 and 1, but greater-than's mean state is not ignorant: without knowing the year, the digits' usual frequencies already score something, and *that* is the zero of the scale: 0.40 in our run, where the real state has 0.58. Had you not subtracted it, an empty circuit would have looked two thirds faithful.
+#
+# It also means that the whole scale is only 0.18 wide, and everything on it is magnified. A *single* latent, kept alone, scores 0.98, which would be a wonderful finding, but random sets of 128 latents score anything between −0.1 and 1.1 (the band), and "what is left" jumps up and down. Be slow to believe a curve whose control is that wide; more prompts, or a baseline that knows less, would tell.
 #
 # ## Where and when
 
@@ -1037,7 +1039,7 @@ viz.patching_figure(
 )
 
 # %% [markdown]
-# In both maps the answer sits in one column at the bottom, the token that differs, and in another at the top, the last token, which has to speak. In between attention moves it. Read off at which layers that happens, and compare with the layers of the three SAEs (3, 11 and 21).
+# In both maps the answer sits in one column at the bottom, the token that differs, and in another at the top, the last token, which has to speak. In between attention moves it: around layers 20 to 24 for names, 18 to 20 for digits in our run. Read it off in yours, and compare with the layers of the three SAEs (3, 11 and 21).
 #
 # **Question.** The rows do not sum to 1. Should they?
 # <details><summary>Answer</summary>No. Two positions may each be sufficient (the sum is above 1) or only work together (below 1). Effects add up only in a linear model.</details>
