@@ -43,7 +43,7 @@ def check(exercise_id: str, candidate: Any = _NOTHING, *, seed: int | None = Non
         seed: draws other inputs; the default is the same every time.
 
     Returns:
-        A verdict. A notebook shows it as a card; `print(verdict)` gives the same in words; `float(verdict)` the points.
+        A verdict. A notebook shows it as a card; `str(verdict)` gives the same in words; `float(verdict)` the points.
     """
     exercise = exercises.get(exercise_id)
     if candidate is _NOTHING:
@@ -56,6 +56,10 @@ def check(exercise_id: str, candidate: Any = _NOTHING, *, seed: int | None = Non
     return _show(verdict)
 
 
+_hints_shown: dict[str, int] = {}
+"""Hints of this session: the count where no progress is kept (`COURSE_PROGRESS=off`)."""
+
+
 def hint(exercise_id: str, number: int | None = None) -> Card:
     """The next hint for an exercise: gentle at first, plainer with each call. `number=1` shows the first again."""
     exercise = exercises.get(exercise_id)
@@ -63,11 +67,14 @@ def hint(exercise_id: str, number: int | None = None) -> Card:
         return _show(_text_card(f"{exercise_id} has no hints.", ""))
     log = Progress.load()
     if number is None:
-        number = min(log.hints_seen(exercise_id) + 1, len(exercise.hints))
+        seen = log.hints_seen(exercise_id) if settings.keeps_progress() else _hints_shown.get(exercise_id, 0)
+        number = min(seen + 1, len(exercise.hints))
     if not 1 <= number <= len(exercise.hints):
         raise ValueError(f"{exercise_id} has hints 1 to {len(exercise.hints)}; there is no hint {number}")
     if settings.keeps_progress():
         log.saw_hint(exercise_id, number).save()
+    else:
+        _hints_shown[exercise_id] = max(number, _hints_shown.get(exercise_id, 0))
     last = number == len(exercise.hints)
     more = f"Last hint. solution({exercise_id!r}) shows the answer." if last else f"For more: hint({exercise_id!r})"
     title = f"Hint {number} of {len(exercise.hints)} · {exercise_id} {exercise.title}"

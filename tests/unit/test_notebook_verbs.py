@@ -102,6 +102,12 @@ def test_an_unknown_exercise_lists_the_known_ones(course: Path, exercise_id: str
         check(exercise_id, right)
 
 
+def test_hints_go_on_where_no_progress_is_kept(course: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COURSE_PROGRESS", "off")
+    monkeypatch.setattr(notebook, "_hints_shown", {})
+    assert ["Hint 1 of 2" in str(hint("99.1")), "Hint 2 of 2" in str(hint("99.1"))] == [True, True]
+
+
 def test_hints_go_from_gentle_to_plain(course: Path):
     first, second, again = hint("99.1"), hint("99.1"), hint("99.1")
     assert "Hint 1 of 2" in str(first)
