@@ -21,6 +21,8 @@
 # **Time**: about 3 h of exercises; the cells run in a few minutes on two CPU cores. **Before**: lessons 05 and 06.
 
 # %% tags=["setup"]
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -55,7 +57,7 @@ def first_tokens(*texts: str) -> list[int]:
 # %% [markdown]
 # ## Steering
 #
-# We need a latent to push. Six sentences about the sea, six that are built alike about something else; the latent whose strongest activation differs most in the mean is our candidate (exercise 06.7).
+# We need a latent to push. Take six sentences about the sea and six that are built alike about something else. For each sentence take each latent's largest activation; the latent whose mean differs most between the two groups is our candidate (exercise 06.7).
 
 # %%
 SEA = [
@@ -85,25 +87,25 @@ print(
 # %% [markdown]
 # ### Exercise 07.1: Push along a latent
 #
-# A *hook* is a function that gets the activations at one point of the model and returns those that it goes on with. TransformerLens calls it as `hook(x, hook=point)` with `x` [batch, context, d]. Write a function that makes a hook which adds
+# A *hook* is a function that gets the activations at one point of the model and returns those that it goes on with. TransformerLens calls it as `hook(x, hook=point)` with `x` [batch, context, d], so the inner function is `def hook(x, hook):`, and the name `hook` matters. Write a function that makes a hook which adds
 # `alpha` times the latent's direction, **brought to length one**, at the given positions and nowhere else.
 #
-# Why length one? Decoder rows of many SAEs differ in length; then the same alpha pushes one latent harder than another, and a random control is not comparable at all. With unit length, alpha says how hard you push, in the units of the stream itself.
+# Why length one? Decoder rows of many SAEs differ in length; then the same alpha pushes one latent harder than another, and a random control is not comparable at all. With unit length, alpha says how hard you push, in the units of the stream itself. (In the course's SAEs all rows have length one already; in others not.)
 
 
 # %% answer="07.1"
 def steering_hook(sae, latent: int, alpha: float, positions: list[int]):
     """A hook that adds `alpha` times the unit vector along `sae.W_dec[latent]` at `positions`. It does not change its input."""
-    ### BEGIN SOLUTION
-    direction = sae.W_dec[latent] / sae.W_dec[latent].norm()
 
-    def hook(x, hook):
+    def hook(x, hook):  # called as hook(x, hook=point): keep the name `hook`
+        ### BEGIN SOLUTION
+        direction = sae.W_dec[latent] / sae.W_dec[latent].norm()
         x = x.clone()
         x[:, positions] += alpha * direction
         return x
+        ### END SOLUTION
 
     return hook
-    ### END SOLUTION
 
 
 # %% check="07.1"
@@ -201,17 +203,20 @@ viz.dose_response_figure(
 
 # %% answer="07.2"
 def clamp_latent(sae, latent: int, value: float, positions: list[int]):
-    """A hook that sets one latent to `value` at `positions`; the other latents and the SAE's error stay."""
+    """A hook that sets one latent to `value` at `positions`; the other latents and the SAE's error stay.
 
-    ### BEGIN SOLUTION
-    def hook(x, hook):
+    `sae.encode(x)` gives the activations [batch, context, latents]. The hook does not change its input.
+    """
+
+    def hook(x, hook):  # called as hook(x, hook=point): keep the name `hook`
+        ### BEGIN SOLUTION
         now = sae.encode(x)[..., latent]
         x = x.clone()
         x[:, positions] += (value - now)[:, positions, None] * sae.W_dec[latent]
         return x
+        ### END SOLUTION
 
     return hook
-    ### END SOLUTION
 
 
 # %% check="07.2"
@@ -259,12 +264,12 @@ viz.contribution_figure(
 # %% [markdown]
 # ### Exercise 07.3: A random direction as long as yours
 #
-# `effect_of(vector)` measures what adding a vector does. Measure your direction, then `n` random directions **of the same length** (normal noise, from `generator`), and give the two-sided p-value $(1 + \#\{|c| \ge |\text{effect}|\}) / (1 + n)$. Counting your own direction keeps it from being 0, which finitely many controls can never show.
+# `effect_of(vector)` measures what adding a vector does. Measure your direction, then `n` random directions **of the same length** (normal noise, from `generator`), and give the two-sided p-value $(1 + \#\{|c| \ge |\text{effect}|\}) / (1 + n)$. Counting your own direction keeps p above 0: finitely many controls cannot show p = 0.
 
 
 # %% answer="07.3"
 def against_random(
-    effect_of, direction: Tensor, n: int, generator: torch.Generator
+    effect_of: Callable[[Tensor], float], direction: Tensor, n: int, generator: torch.Generator
 ) -> tuple[float, list[float], float]:
     """(effect of `direction` [d], effects of n random directions of the same length, two-sided p-value)."""
     ### BEGIN SOLUTION
@@ -304,7 +309,7 @@ viz.control_figure(
 #
 # Now a study as you would run it at work. The course ships messages to a support desk, labelled with what they are about. Does the model understand them, which latents carry the topic, and can we change its mind?
 #
-# **First, can the model do it?** Asked yes/no questions in its chat template it is close to guessing (areas under the ROC curve between 0.53 and 0.65). So we take the nearest thing that it does better: it continues *"Customer message: … The customer complains about the"*, and we compare the words *refund*; *delay, delivery*; *service, customer*; *price, cost*, on messages to which
+# **First, can the model do it?** Asked yes/no questions in its chat template it is close to guessing (areas under the ROC curve between 0.53 and 0.65). So we take the nearest thing that it does better: it continues *"Customer message: … The customer complains about the"*, and we compare the words of four topics (refund: *refund*; delay: *delay, delivery*; anger: *service, customer*; price: *price, cost*) on messages to which
 # **exactly one** of refund, delay, anger, price applies. These messages are hard on purpose: most also mention topics that do *not* apply ("I am not asking for a refund").
 
 # %%
@@ -316,7 +321,10 @@ train_x, test_x = (support_desk.read_messages(model, part, hook_name) for part i
 
 
 def topic_scores(push: Tensor) -> Tensor:
-    """Log-probability-like score of each topic [messages, topics] with `push` added on the message's tokens, held-out messages."""
+    """Score of each topic [messages, topics]: logsumexp of the logits of the topic's words (unnormalised), held-out messages.
+
+    `push` is added on the message's tokens.
+    """
     logits = support_desk.steered_logits(model, test, test_x, push, hook_name)
     return torch.stack([logits[:, group].logsumexp(dim=1) for group in topic_words], dim=1)
 
@@ -522,7 +530,7 @@ for latent, top in zip(parts.mean(dim=0).topk(8).indices.tolist(), names_of_late
 def attribution_patching(model, sae, tokens: Tensor, hook_name: str, metric) -> Tensor:
     """Estimated effect on `metric(logits)`, a scalar, of removing each latent at each position [batch, context, latents].
 
-    `model.run_with_hooks(tokens, fwd_hooks=[(name, hook)])` gives logits [batch, context, vocabulary].
+    `model.run_with_hooks(tokens, fwd_hooks=[(name, hook)])` gives logits; `metric` gets all of them [batch, context, vocabulary].
     """
     ### BEGIN SOLUTION
     kept = {}
@@ -668,14 +676,15 @@ viz.agreement_figure(
 # %% [markdown]
 # ### Exercise 07.8: How one latent moves another
 #
-# The gradient $\partial f^{down}_v / \partial f^{up}_u$ through the real model follows *all* paths, to first order. Raising an upstream latent means adding its decoder row (the error stays), so project the gradient with respect to the upstream state on the decoder. Give it for one downstream latent at one position, with respect to every upstream latent at every position.
+# The gradient $\partial f^{down}_v / \partial f^{up}_u$ through the real model follows *all* paths, to first order. Raising an upstream latent means adding its decoder row (the error stays), so project the gradient with respect to the upstream state on the decoder. Give it for one downstream latent at one position, with respect to every upstream latent at every position. (`up_name` and `down_name` may be the same; the upstream hook comes first.)
 
 
 # %% answer="07.8"
 def latent_to_latent_gradients(
     model, upstream, up_name: str, downstream, down_name: str, tokens: Tensor, position: int, latent: int
 ) -> Tensor:
-    """Gradient of downstream latent `latent` at `position` with respect to all upstream latents, [context, upstream latents].
+    """Gradient of downstream latent `latent` at `position` with respect to all upstream latents, [context, upstream latents]
+    (all zeros if that latent is silent there).
 
     `tokens` is [1, context]; `model.run_with_hooks(tokens, fwd_hooks=[(name, hook), (name, hook)])`.
     """
@@ -701,7 +710,7 @@ check("07.8", latent_to_latent_gradients)
 
 # %% [markdown]
 # Put together: a circuit. `features.feature_graph` starts from the late latents with the largest (first-order) effect on the logit difference of one prompt, asks with these gradients which middle latents made them what they are, and then which early ones. Everything is relative to the *mean* over other prompts of the same shape, so what remains is about these names and not about the sentence. Each latent is
-# labelled with the tokens on which it fires most strongly in the corpus.
+# labelled with the tokens on which it fires most strongly in the corpus. (The course's functions hand the metric the logits of the last position only; yours hand it all of them.)
 
 # %%
 early = load_sae("early").requires_grad_(False)
@@ -803,6 +812,7 @@ def circuit_scores(
     """(faithfulness of the latents, what is left without them).
 
     x [prompts, context, d], f [prompts, context, latents], x_mean [context, d], f_mean [context, latents].
+    `run(state)` takes a whole state [prompts, context, d] (expand `x_mean`) and returns a number.
     """
     ### BEGIN SOLUTION
     part = (f - f_mean)[..., latents] @ W_dec[latents]
@@ -908,7 +918,7 @@ test_years = tasks.greater_than_prompts(model.tokenizer, 4 if quick() else 16, s
 
 
 def years_metric(logits, prompts):
-    """Probability above minus below."""
+    """Probability above minus below. For years `prompts.answer` is the tens digit itself, 0 to 9, and no token id."""
     return greater_than_metric(logits, digits, prompts.answer)
 
 
@@ -917,7 +927,7 @@ with torch.no_grad():
     clean_scores, corrupt_scores = (years_metric(part, years) for part in model(both)[:, -1].split(len(years)))
 print(
     f"{years.texts[0]!r} …: above beats below in {int((clean_scores > 0).sum())} of {len(years)}; mean {float(clean_scores.mean()):.2f}; "
-    f"the same scored after a year ending in 0x: {float(corrupt_scores.mean()):.2f}"
+    f"the same scored after a year whose tens digit is 0: {float(corrupt_scores.mean()):.2f}"
 )
 
 # %%
@@ -943,7 +953,7 @@ viz.faithfulness_figure(
 # %% [markdown]
 # ### Exercise 07.11: Activation patching, position by position
 #
-# The most direct question of all: where in the prompt is the answer, after each layer? Take pairs of prompts that differ in one token, so that another answer is right. Run the **corrupt** prompt; at one point and one position, put in the state of the **clean** run; measure how much of the clean answer comes back:
+# The most direct question of all: where in the prompt is the answer, after each layer? Take pairs of prompts that differ in one token, so that another answer is right. Run the **corrupt** prompt; at one hook point and one position, put in the state of the **clean** run; measure how much of the clean answer comes back:
 # $$\frac{m(\text{patched}) - m(\text{corrupt})}{m(\text{clean}) - m(\text{corrupt})}$$
 # Clean into corrupt asks what is *sufficient* to bring the answer back. The other direction asks what is *necessary*, which is another question with another answer wherever information is written twice.
 
@@ -952,7 +962,7 @@ viz.faithfulness_figure(
 def patch_positions(model, clean: Tensor, corrupt: Tensor, names: list[str], metric) -> Tensor:
     """Share of the clean answer recovered by patching each hook point (rows) at each position (columns), [names, context].
 
-    `metric(logits)` is a number; `model.run_with_cache(tokens, names_filter=names)` gives (logits, cache).
+    `metric(logits)` gets all logits and gives a number; `model.run_with_cache(tokens, names_filter=names)` gives (logits, cache).
     """
 
     ### BEGIN SOLUTION

@@ -97,6 +97,25 @@ def difference(logits: Tensor) -> Tensor:
     return (gap + 0.2 * gap**2).sum()
 
 
+class GradientError(RuntimeError):
+    """Autograd finds no way from the metric back to the leaf."""
+
+
+NOT_CONNECTED = (
+    "Nothing connects metric and leaf: does the hook *return* the leaf, and is what the second hook notes not detached?"
+)
+
+
+def differentiated(f: Any, *args: Any) -> Any:
+    """The answer's result. Where autograd finds no way back, the error gets a name of its own, and is told from others by it."""
+    try:
+        return f(*args)
+    except RuntimeError as error:
+        if "does not require grad" in str(error) or "not to have been used in the graph" in str(error):
+            raise GradientError(str(error)).with_traceback(error.__traceback__) from None
+        raise
+
+
 # -- references -----------------------------------------------------------------------------------------------------
 
 
@@ -165,26 +184,36 @@ def _add_gradients(lesson: Lesson) -> None:
 
     def setting(draw: Draw, context: int = 6):
         model, up, down = TinyModel(draw), TinySAE(draw), TinySAE(draw, latents=11)
-        down.b_enc = down.b_enc + 3.0  # active nearly everywhere: a silent latent has no gradient
+        down.b_enc = down.b_enc + 30.0  # active everywhere: a silent latent has no gradient
         return model, up, down, some_tokens(draw, 1, context)
 
     @exercise.case("a latent two layers later, at the last position", weight=2)
     def _(f, draw):
         model, up, down, tokens = setting(draw)
-        return f(model, up, point(0), down, point(2), tokens, 5, 4)
+        return differentiated(f, model, up, point(0), down, point(2), tokens, 5, 4)
 
     @exercise.case("a target in the middle of the text: nothing after it matters", weight=1)
     def _(f, draw):
         model, up, down, tokens = setting(draw, 7)
-        return f(model, up, point(0), down, point(1), tokens, 3, 2)
+        return differentiated(f, model, up, point(0), down, point(1), tokens, 3, 2)
 
     @exercise.case("two SAEs at the same point: the direct path is all there is", weight=1)
     def _(f, draw):
         model, up, down, tokens = setting(draw, 4)
-        return f(model, up, point(1), down, point(1), tokens, 2, 6)
+        return differentiated(f, model, up, point(1), down, point(1), tokens, 2, 6)
+
+    @exercise.case("a silent target: all zeros", weight=1)
+    def _(f, draw):
+        model, up, down, tokens = setting(draw)
+        down.b_enc[5] -= 200.0
+        return differentiated(f, model, up, point(0), down, point(2), tokens, 4, 5)
 
     def variant(
-        pick=lambda f, position, latent: f[0, position, latent], through=lambda x, up: x, write=None, after=None
+        pick=lambda f, position, latent: f[0, position, latent],
+        through=lambda x, up: x,
+        write=None,
+        after=None,
+        read=lambda y, down: down.encode(y),
     ):
         def made(model, upstream, up_name, downstream, down_name, tokens, position, latent):
             seen = {}
@@ -197,7 +226,7 @@ def _add_gradients(lesson: Lesson) -> None:
                 seen["y"] = x
 
             model.run_with_hooks(tokens, fwd_hooks=[(up_name, enter), (down_name, leave)])
-            value = pick(downstream.encode(seen["y"]), position, latent)
+            value = pick(read(seen["y"], downstream), position, latent)
             (gradient,) = torch.autograd.grad(value, seen["x"])
             found = gradient[0] @ (upstream.W_dec.T if write is None else write(upstream))
             return found if after is None else after(found, upstream, seen["x"])
@@ -226,6 +255,25 @@ def _add_gradients(lesson: Lesson) -> None:
         "encoder and nonlinearity, was asked for.",
         name="decoder_readout",
     )(_decoder_readout)
+    exercise.mistake(
+        "You differentiated the pre-activation. The latent's activation is asked for; where it is silent the gradient is 0.",
+        name="preactivation",
+    )(variant(read=lambda y, down: (y - down.b_dec) @ down.W_enc + down.b_enc))
+    exercise.mistake(
+        "These are virtual weights, the direct path alone. The gradient through the model follows all paths.",
+        name="virtual_weights_only",
+    )(_direct_path)
+    exercise.mistake(
+        "Silent upstream latents get 0. They have a gradient too: it says what would happen if they became active.",
+        name="silent_upstream_left_out",
+    )(variant(after=lambda found, up, x: found * (up.encode(x)[0] > 0)))
+    exercise.mistake("`position` is ignored: the target is the latent at the last position.", name="last_position")(
+        variant(pick=lambda f, position, latent: f[0, -1, latent])
+    )
+    exercise.mistake(
+        "Drop the batch axis of size 1 (`[0]`): the result is [context, upstream latents].", name="batch_axis"
+    )(variant(after=lambda found, up, x: found[None]))
+    exercise.mistake(NOT_CONNECTED, name="not_connected")(variant(through=lambda x, up: x.detach()))
     exercise.alternative(_with_offsets, name="with_zero_offsets")
 
 
@@ -242,6 +290,12 @@ def _decoder_readout(model, upstream, up_name, downstream, down_name, tokens, po
     model.run_with_hooks(tokens, fwd_hooks=[(up_name, enter), (down_name, leave)])
     value = seen["y"][0, position] @ downstream.W_dec[latent]
     return torch.autograd.grad(value, seen["x"])[0][0] @ upstream.W_dec.T
+
+
+def _direct_path(model, upstream, up_name, downstream, down_name, tokens, position, latent):
+    found = torch.zeros(tokens.shape[1], len(upstream.W_dec))
+    found[position] = upstream.W_dec @ downstream.W_enc[:, latent]
+    return found
 
 
 def _with_offsets(model, upstream, up_name, downstream, down_name, tokens, position, latent):
@@ -290,8 +344,8 @@ def _add_circuit(lesson: Lesson) -> None:
         readout = draw.normal(context, D)
 
         def run(state):
-            value = (state * readout).sum(dim=(1, 2)).mean()
-            return float(value + 0.3 * torch.tanh(value) + 2.0)  # a baseline far from zero, and not linear
+            value = (state * readout).sum(dim=(1, 2))
+            return float((value + 0.2 * value**2).mean() + 2.0)  # a baseline far from zero, and bent prompt by prompt
 
         return run, x, f, x_mean, f_mean, sae.W_dec
 
@@ -318,7 +372,7 @@ def _add_circuit(lesson: Lesson) -> None:
     def _(f, draw):
         return told(f(*setting(draw, rows=7), [int(draw.rng.integers(LATENTS))]))
 
-    def variant(keep=None, drop=None, low=None, exchanged=False):
+    def variant(keep=None, drop=None, low=None, exchanged=False, after=lambda kept, left: (kept, left)):
         def made(run, x, f, x_mean, f_mean, W_dec, latents):
             latents = torch.as_tensor(latents, dtype=torch.long)
             part = (f - f_mean)[..., latents] @ W_dec[latents]
@@ -328,7 +382,7 @@ def _add_circuit(lesson: Lesson) -> None:
             base = run(mean) if low is None else low(run, x)
             full = run(x)
             scores = tuple((run(state) - base) / (full - base) for state in (kept, rest))
-            return scores[::-1] if exchanged else scores
+            return after(*(scores[::-1] if exchanged else scores))
 
         return made
 
@@ -349,6 +403,34 @@ def _add_circuit(lesson: Lesson) -> None:
             drop=lambda x, f, xm, fm, W, i: x - f[..., i] @ W[i],
         )
     )
+    to_zero = "Latents are set to zero, not to their mean: use f - f_mean"
+    exercise.mistake(f"{to_zero}, both where you keep and where you remove.", name="activations_for_deviations")(
+        variant(
+            keep=lambda x, f, xm, fm, W, i: xm.expand_as(x) + f[..., i] @ W[i],
+            drop=lambda x, f, xm, fm, W, i: x - f[..., i] @ W[i],
+        )
+    )
+    exercise.mistake(f"{to_zero} where you remove, as you do where you keep.", name="removed_to_zero")(
+        variant(drop=lambda x, f, xm, fm, W, i: x - f[..., i] @ W[i])
+    )
+    exercise.mistake(
+        "What is kept is added to the mean state, which holds the latents' means already: use f - f_mean there too.",
+        name="mean_counted_twice",
+    )(variant(keep=lambda x, f, xm, fm, W, i: xm.expand_as(x) + f[..., i] @ W[i]))
+    exercise.mistake("Removing *subtracts* what the latents deviate; you added it.", name="added_for_removed")(
+        variant(drop=lambda x, f, xm, fm, W, i: x + (f - fm)[..., i] @ W[i])
+    )
+    exercise.mistake(
+        "The second number is 1 minus what is left. What is left was asked for: low means complete.",
+        name="one_minus_left",
+    )(variant(after=lambda kept, left: (kept, 1 - left)))
+    exercise.mistake(
+        "The metric is given as it is. Scale it: the mean state scores 0 and the real state 1.", name="unscaled"
+    )(_unscaled)
+    exercise.mistake(
+        "The means are those of the prompts you score. Use `x_mean` and `f_mean`, which come from other prompts.",
+        name="own_means",
+    )(lambda run, x, f, x_mean, f_mean, W, i: scores_of(run, x, f, x.mean(dim=0), f.mean(dim=0), W, i))
     exercise.mistake(
         "Removing rebuilds the state from the other latents, so the SAE's error is dropped with the circuit. Subtract from x.",
         name="error_dropped",
@@ -365,6 +447,11 @@ def _add_circuit(lesson: Lesson) -> None:
         name="kept_on_top_of_the_real_state",
     )(variant(keep=lambda x, f, xm, fm, W, i: x + (f - fm)[..., i] @ W[i]))
     exercise.alternative(_with_masks, name="with_masks")
+
+
+def _unscaled(run, x, f, x_mean, f_mean, W_dec, latents):
+    part = (f - f_mean)[..., latents] @ W_dec[latents]
+    return run(x_mean.expand_as(x) + part), run(x - part)
 
 
 def _with_masks(run, x, f, x_mean, f_mean, W_dec, latents):
@@ -435,6 +522,18 @@ def _add_years(lesson: Lesson) -> None:
         "The year's own digit counts as above. It can be right or wrong (1745 to 1743 or 1748), so it counts for neither.",
         name="own_digit_counts",
     )(variant(sign=lambda gap: torch.where(gap >= 0, 1, -1)))
+    exercise.mistake(
+        "The year's own digit counts as below. It can be right or wrong (1745 to 1743 or 1748), so it counts for neither.",
+        name="own_digit_below",
+    )(variant(sign=lambda gap: torch.where(gap > 0, 1, -1)))
+    exercise.mistake(
+        "`tens` is compared with token ids. Compare it with the digits themselves, `torch.arange(10)`.",
+        name="token_ids_compared",
+    )(lambda logits, digits, tens: (logits.softmax(dim=-1)[:, digits] * torch.sign(digits - tens[:, None])).sum(dim=-1))
+    exercise.mistake(
+        "The softmax runs over the prompts: each prompt's probabilities must add up to 1 over the vocabulary, `dim=-1`.",
+        name="softmax_over_prompts",
+    )(variant(score=lambda logits, digits: logits.softmax(dim=0)[:, digits]))
     exercise.mistake("Logits are summed, not probabilities: a digit with no chance at all counts too.", name="logits")(
         variant(score=lambda logits, digits: logits[:, digits])
     )
@@ -518,7 +617,19 @@ def _add_patching(lesson: Lesson) -> None:
     def _(f, draw):
         return told(f, draw, [point(0), point(1), point(2)], rows=1, context=4, changed=(1,))
 
-    def variant(swap=False, scaled=lambda got, bad, good: (got - bad) / (good - bad), where=None):
+    @exercise.case("shares below 0 or above 1 stay as they are", rule=Close(rtol=5e-3, atol=2e-3))
+    def _(f, draw):
+        model, clean, corrupt = setting(draw, rows=2, context=4, changed=(0, 1))
+        with torch.no_grad():
+            good, bad = float(difference(model(clean))), float(difference(model(corrupt)))
+
+        def bent(logits):  # 0 for the corrupt run, 1 for the clean run, far outside in between and beyond
+            share = (difference(logits) - bad) / (good - bad)
+            return share + 20 * share * (1 - share)
+
+        return torch.as_tensor(f(model, clean, corrupt, [point(0), point(1)], bent))
+
+    def variant(swap=False, scaled=lambda got, bad, good: (got - bad) / (good - bad), where=None, upto=None):
         def made(model, clean, corrupt, names, metric):
             source, target = (corrupt, clean) if swap else (clean, corrupt)
             with torch.no_grad():
@@ -532,7 +643,7 @@ def _add_patching(lesson: Lesson) -> None:
 
                         def put(x, hook, name=name, chosen=chosen):
                             x = x.clone()
-                            x[:, chosen] = cache[name][:, chosen]
+                            x[:upto, chosen] = cache[name][:upto, chosen]
                             return x
 
                         got = float(metric(model.run_with_hooks(target, fwd_hooks=[(name, put)])))
@@ -548,6 +659,11 @@ def _add_patching(lesson: Lesson) -> None:
         name="wrong_direction",
     )(variant(swap=True))
     exercise.mistake(
+        "Clean and corrupt are exchanged throughout: corrupt states are put into the clean run, and the scale is turned round "
+        "too. Put clean into corrupt; the corrupt run is 0 and the clean run 1.",
+        name="exchanged_throughout",
+    )(variant(swap=True, scaled=lambda got, bad, good: (good - got) / (good - bad)))
+    exercise.mistake(
         "The corrupt run's score is not subtracted, so a patch that does nothing does not get 0.", name="no_baseline"
     )(variant(scaled=lambda got, bad, good: got / good))
     exercise.mistake("The scale is reversed: the corrupt run must be 0 and the clean run 1.", name="reversed_scale")(
@@ -556,6 +672,22 @@ def _add_patching(lesson: Lesson) -> None:
     exercise.mistake(
         "All positions up to this one are patched together; the map shows single positions.", name="cumulative"
     )(variant(where=lambda position: slice(0, position + 1)))
+    exercise.mistake(
+        "This position and all after it are patched together; the map shows single positions.", name="from_here_on"
+    )(variant(where=lambda position: slice(position, None)))
+    exercise.mistake("Only the first prompt is patched: write `x[:, position]`, all prompts.", name="first_prompt")(
+        variant(upto=1)
+    )
+    exercise.mistake(
+        "Shares are cut to between 0 and 1. A patch may do harm, or more than the clean run: leave them as they are.",
+        name="clamped",
+    )(variant(scaled=lambda got, bad, good: min(max((got - bad) / (good - bad), 0.0), 1.0)))
+    late = "All hooks use the last position: the lambda reads the loop's variable when it is *called*, not when it is made."
+    exercise.mistake(late, name="late_binding")(variant(where=lambda position: -1))
+    exercise.mistake(f"{late} The name is the last one too.", name="late_binding_of_both")(_late_binding)
+    exercise.mistake(
+        "All hook points are patched together. Each row is about one: use one hook in each run.", name="all_hooks_on"
+    )(_all_hooks_on)
     exercise.mistake("Every position is patched at once, so each column of a row shows the same.", name="all_at_once")(
         variant(where=lambda position: slice(None))
     )
@@ -579,3 +711,33 @@ def _add_patching(lesson: Lesson) -> None:
                 many = model.run_with_hooks(corrupt.repeat(context, 1), fwd_hooks=[(name, mix)])
                 rows.append([(metric(part) - bad) / (metric(logits) - bad) for part in many.split(len(clean))])
         return np.array(rows, dtype=float)
+
+
+def _with_hooks(model, clean, corrupt, names, metric, hooks_for):
+    """The map where `hooks_for(name, position, put)` are the hooks of one run; `put(name, position)` makes a right one."""
+    _, cache = model.run_with_cache(clean)
+    good, bad = metric(model(clean)), metric(model(corrupt))
+
+    def put(name, position):
+        def hook(x, hook=None):
+            x = x.clone()
+            x[:, position] = cache[name][:, position]
+            return x
+
+        return hook
+
+    def share(name, position):
+        got = metric(model.run_with_hooks(corrupt, fwd_hooks=hooks_for(name, position, put)))
+        return float((got - bad) / (good - bad))
+
+    return torch.tensor([[share(name, position) for position in range(clean.shape[1])] for name in names])
+
+
+def _late_binding(model, clean, corrupt, names, metric):
+    return _with_hooks(model, clean, corrupt, names, metric, lambda name, position, put: [(name, put(names[-1], -1))])
+
+
+def _all_hooks_on(model, clean, corrupt, names, metric):
+    return _with_hooks(
+        model, clean, corrupt, names, metric, lambda name, position, put: [(n, put(n, position)) for n in names]
+    )

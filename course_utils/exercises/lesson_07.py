@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import inspect
 
 import numpy as np
 import torch
@@ -12,11 +12,13 @@ from course_utils.exercises import circuits_07
 from course_utils.exercises.circuits_07 import (
     BLOCKS,
     LATENTS,
+    NOT_CONNECTED,
     VOCABULARY,
     D,
     TinyModel,
     TinySAE,
     difference,
+    differentiated,
     point,
     some_tokens,
 )
@@ -53,29 +55,49 @@ def _sae_and_x(draw: Draw, rows=2, context=5):
     return TinySAE(draw), draw.normal(rows, context, D)
 
 
+class HookError(TypeError):
+    """What the answer returned cannot be called as TransformerLens calls a hook."""
+
+
+def _applied(hook, x):
+    """The hook's result, called as TransformerLens calls it."""
+    if callable(hook):
+        try:
+            inspect.signature(hook).bind(x, hook=None)
+        except TypeError:
+            raise HookError("it cannot be called as `hook(x, hook=point)`") from None
+    return hook(x, hook=None)
+
+
+_HOOK_PARAMETER = (
+    "The hook you returned could not be called. It is called as `hook(x, hook=point)`: its second parameter must be named "
+    "`hook`."
+)
+
+
 @steering.case("one position is pushed, the others are not")
 def _(f, draw):
     sae, x = _sae_and_x(draw)
-    return f(sae, 3, 2.5, [2])(x, hook=None)
+    return _applied(f(sae, 3, 2.5, [2]), x)
 
 
 @steering.case("several positions, a longer text", weight=2)
 def _(f, draw):
     sae, x = _sae_and_x(draw, 3, 8)
-    return f(sae, 9, 4.0, [1, 2, 6, 7])(x, hook=None)
+    return _applied(f(sae, 9, 4.0, [1, 2, 6, 7]), x)
 
 
 @steering.case("the length of the push is alpha, whatever the length of the decoder row")
 def _(f, draw):
     sae, x = _sae_and_x(draw)
     sae.W_dec[5] *= 4
-    return (f(sae, 5, 3.0, [4])(x, hook=None) - x)[:, 4].norm(dim=-1)
+    return (_applied(f(sae, 5, 3.0, [4]), x) - x)[:, 4].norm(dim=-1)
 
 
 @steering.case("a negative dose, and none at all")
 def _(f, draw):
     sae, x = _sae_and_x(draw)
-    return f(sae, 1, -2.0, [0, 3])(x, hook=None), f(sae, 1, 0.0, [0, 3])(x, hook=None)
+    return _applied(f(sae, 1, -2.0, [0, 3]), x), _applied(f(sae, 1, 0.0, [0, 3]), x)
 
 
 def _steering_with(
@@ -111,6 +133,28 @@ steering.mistake(
     "The push is multiplied by the latent's present activation: where the latent is silent nothing happens.",
     name="times_activation",
 )(_steering_with(add=lambda x, push, sae, i: x + sae.encode(x)[..., [i]] * push))
+
+
+steering.mistake("The push is subtracted: a positive alpha should *raise* the latent.", name="sign")(
+    _steering_with(add=lambda x, push, sae, i: x - push)
+)
+steering.mistake(
+    "The row is divided by its squared length. A vector divided by its length has length one: `row / row.norm()`.",
+    name="squared_length",
+)(_steering_with(direction=lambda sae, i: sae.W_dec[i] / sae.W_dec[i].square().sum()))
+
+
+@steering.mistake("Only the first prompt is pushed: write `x[:, positions]`, all prompts.", name="first_prompt")
+def _first_prompt(sae, latent, alpha, positions):
+    def hook(x, hook=None):
+        return torch.cat([_steering_with()(sae, latent, alpha, positions)(x[:1]), x[1:]])
+
+    return hook
+
+
+@steering.mistake(_HOOK_PARAMETER, name="hook_parameter")
+def _steering_with_another_name(sae, latent, alpha, positions):
+    return lambda x, point: x
 
 
 @steering.mistake(
@@ -175,26 +219,26 @@ clamp = lesson.exercise(
 def _(f, draw):
     sae, x = _sae_and_x(draw, 3, 6)
     sae.b_enc[4] += 2.0  # active nearly everywhere
-    return f(sae, 4, 0.0, [1, 2, 3, 4, 5])(x, hook=None)
+    return _applied(f(sae, 4, 0.0, [1, 2, 3, 4, 5]), x)
 
 
 @clamp.case("a silent latent set to 3")
 def _(f, draw):
     sae, x = _sae_and_x(draw)
     sae.b_enc[7] -= 30.0
-    return f(sae, 7, 3.0, [1, 3])(x, hook=None)
+    return _applied(f(sae, 7, 3.0, [1, 3]), x)
 
 
 @clamp.case("an active latent set to 3, here and there", weight=2)
 def _(f, draw):
     sae, x = _sae_and_x(draw, 2, 7)
-    return f(sae, 2, 3.0, [0, 2, 5])(x, hook=None)
+    return _applied(f(sae, 2, 3.0, [0, 2, 5]), x)
 
 
 @clamp.case("what the SAE does not reconstruct is still there")
 def _(f, draw):
     sae, x = _sae_and_x(draw)
-    y = f(sae, 6, 1.5, [2, 4])(x, hook=None)
+    y = _applied(f(sae, 6, 1.5, [2, 4]), x)
     return y - sae.decode(sae.encode(x))
 
 
@@ -224,6 +268,22 @@ clamp.mistake(
     "The activations are replaced by the reconstruction: the SAE's error is dropped, and its effect is mixed with the latent's.",
     name="error_dropped",
 )(_clamp_with(lambda sae, x, i, value: _edited(sae, x, i, value)))
+
+
+@clamp.mistake(
+    "All activations are replaced by the reconstruction: the SAE's error is dropped at every position. Change only what the "
+    "latent contributes.",
+    name="error_dropped_everywhere",
+)
+def _decoded(sae, latent, value, positions):
+    def hook(x, hook=None):
+        f = sae.encode(x).clone()
+        f[:, positions, latent] = value
+        return sae.decode(f)
+
+    return hook
+
+
 clamp.mistake(
     "The value is added to what the latent does already. Clamping *sets* it: add (value - now).", name="adds"
 )(_clamp_with(lambda sae, x, i, value: x + value * sae.W_dec[i]))
@@ -256,6 +316,33 @@ clamp.mistake(
         lambda sae, x, i, value: x + (value - ((x - sae.b_dec) @ sae.W_enc + sae.b_enc)[..., [i]]) * sae.W_dec[i],
     )
 )
+clamp.mistake(
+    "The pre-activation is subtracted (and `b_dec` is forgotten in it). `sae.encode(x)` gives the latent's activation.",
+    name="pre_activation_by_hand",
+)(
+    _clamp_with(
+        lambda sae, x, i, value: x + (value - (x @ sae.W_enc + sae.b_enc)[..., [i]]) * sae.W_dec[i],
+    )
+)
+clamp.mistake("The sign is wrong: the change is (value - now), what is wanted minus what is there.", name="sign")(
+    _clamp_with(lambda sae, x, i, value: x + (_now(sae, x, i) - value) * sae.W_dec[i])
+)
+clamp.mistake(
+    "The decoder row is brought to length one. Here the row's own length counts: it is part of the latent's contribution.",
+    name="unit_row",
+)(_clamp_with(lambda sae, x, i, value: x + (value - _now(sae, x, i)) * sae.W_dec[i] / sae.W_dec[i].norm()))
+clamp.mistake("`value` is ignored: the latent is always set to 0.", name="value_ignored")(
+    _clamp_with(lambda sae, x, i, value: x - _now(sae, x, i) * sae.W_dec[i])
+)
+clamp.mistake(
+    "The activations come back unchanged. An error computed from the *edited* latents undoes the edit: compute it before.",
+    name="error_of_the_edited",
+)(_clamp_with(lambda sae, x, i, value: x))
+
+
+@clamp.mistake(_HOOK_PARAMETER, name="hook_parameter")
+def _clamp_with_another_name(sae, latent, value, positions):
+    return lambda x, point: x
 
 
 @clamp.alternative
@@ -313,12 +400,19 @@ def _recorder(direction, effects, own):
     return effect_of, seen
 
 
-@control.case("each control is as long as the direction", rule=Close(rtol=1e-3))
+_LENGTH = Between(0.999, 1.001)
+
+
+@control.case(
+    "each control is as long as the direction",
+    rule={"shortest / direction": _LENGTH, "longest / direction": _LENGTH, "controls": Exact()},
+)
 def _(f, draw):
-    direction = draw.normal(40, std=0.7)
+    direction = draw.normal(40, std=0.5)
     effect_of, seen = _recorder(direction, [], 1.0)
     f(effect_of, direction, 30, torch.Generator().manual_seed(draw.seed))
-    return torch.stack(seen).norm(dim=1)
+    lengths = torch.stack(seen).norm(dim=1) / direction.norm()
+    return {"shortest / direction": lengths.min(), "longest / direction": lengths.max(), "controls": len(seen)}
 
 
 @control.case(
@@ -337,6 +431,26 @@ def _(f, draw):
         "pairwise cosines": float(cosines.square().mean().sqrt()),
         "different ones": different,
     }
+
+
+@control.case(
+    "a direction along one axis: the controls spread over all",
+    rule={"largest entry / length": Between(0, 0.7)},
+)
+def _(f, draw):
+    direction = draw.lend(np.eye(60, dtype=np.float32)[int(draw.rng.integers(60))] * 2)
+    effect_of, seen = _recorder(direction, [], 1.0)
+    f(effect_of, direction, 20, torch.Generator().manual_seed(draw.seed))
+    shares = [float(v.abs().max() / v.norm()) for v in seen] or [1.0]  # none was noted: all were the direction itself
+    return {"largest entry / length": float(np.mean(shares))}
+
+
+@control.case("the noise comes from `generator`", rule=Exact())
+def _(f, draw):
+    direction, generator = draw.normal(20), torch.Generator().manual_seed(draw.seed)
+    start = generator.get_state()
+    f(_recorder(direction, [], 1.0)[0], direction, 5, generator)
+    return {"drawn from": "elsewhere" if torch.equal(start, generator.get_state()) else "generator"}
 
 
 def _told(found):
@@ -359,6 +473,12 @@ def _(f, draw):
     return _told(f(effect_of, direction, 9, torch.Generator().manual_seed(draw.seed)))
 
 
+@control.case("controls that do exactly as much")
+def _(f, draw):
+    direction = draw.normal(30)
+    return _told(f(lambda vector: 1.0, direction, 8, torch.Generator().manual_seed(draw.seed)))
+
+
 def _control_with(
     noise=lambda n, d, g: torch.randn(n, d, generator=g),
     scale=lambda noise, direction: noise * direction.norm() / noise.norm(dim=1, keepdim=True),
@@ -373,7 +493,8 @@ def _control_with(
 
 
 control.mistake(
-    "The controls are not scaled to the length of the direction: a longer push does more, whatever it means.",
+    "The noise keeps its own length: scale each control to the length of the direction. A longer push does more, whatever it "
+    "means.",
     name="not_scaled",
 )(_control_with(scale=lambda noise, direction: noise))
 control.mistake("The controls have length one; they should be as long as the direction.", name="length_one")(
@@ -391,13 +512,35 @@ control.mistake(
     name="p_without_itself",
 )(_control_with(p=lambda effect, controls: sum(abs(c) >= abs(effect) for c in controls) / len(controls)))
 control.mistake(
-    "Only controls that reach the effect in its own sign upwards are counted; compare sizes, since a control may lower as much.",
+    "Only controls *above* the effect are counted. Compare absolute values: a control may lower as much as yours raises.",
     name="one_sided",
 )(_control_with(p=lambda effect, controls: (1 + sum(c >= effect for c in controls)) / (1 + len(controls))))
 control.mistake(
     "The p-value is the wrong way round: it is the share of controls that move the answer at least as much.",
     name="p_reversed",
 )(_control_with(p=lambda effect, controls: (1 + sum(abs(c) < abs(effect) for c in controls)) / (1 + len(controls))))
+control.mistake("Controls that equal the effect count too (≥).", name="strict")(
+    _control_with(p=lambda effect, controls: (1 + sum(abs(c) > abs(effect) for c in controls)) / (1 + len(controls)))
+)
+control.mistake(
+    "The divisor is n. With your own direction counted there are 1 + n candidates: (1 + count) / (1 + n).",
+    name="divided_by_n",
+)(_control_with(p=lambda effect, controls: (1 + sum(abs(c) >= abs(effect) for c in controls)) / len(controls)))
+control.mistake(
+    "The noise does not come from `generator`: the result cannot be repeated.",
+    name="generator_ignored",
+)(_control_with(noise=lambda n, d, g: torch.randn(n, d)))
+
+
+@control.mistake(
+    "The controls hold the direction's own entries in another order. Draw normal noise instead: it knows nothing of the direction.",
+    name="shuffled",
+)
+def _shuffled(effect_of, direction, n, generator):
+    def noise(n, d, g):
+        return torch.stack([direction[torch.randperm(d, generator=g)] for _ in range(n)])
+
+    return _control_with(noise=noise)(effect_of, direction, n, generator)
 
 
 @control.alternative
@@ -458,7 +601,8 @@ _ENDS = {"mean": Close(), "*": Close(rtol=0.1, atol=1e-4)}
 
 def _ends(found):
     mean, low, high = found
-    return {"mean": float(mean), "below": float(mean) - float(low), "above": float(high) - float(mean)}
+    mean, low, high = float(mean), float(low), float(high)
+    return {"mean": mean, "mean − lower end": mean - low, "upper end − mean": high - mean}
 
 
 @interval.case("the mean change", weight=2)
@@ -485,10 +629,30 @@ def _(f, draw):
     return _ends(f(before, after, 1, 8000, draw.rng))
 
 
+@interval.case(
+    "twelve messages, one of which reacts strongly: the interval is lopsided",
+    rule={"mean": Close(), "*": Close(rtol=0.2, atol=1e-4)},
+)
+def _(f, draw):
+    before, after = _scores(draw, 12)
+    after = after.clone()
+    after[:, 1], after[5, 1] = before[:, 1], before[5, 1] + 6.0
+    return _ends(f(before, after, 1, 8000, draw.rng))
+
+
+@interval.case("the draws come from `rng`", rule=Exact())
+def _(f, draw):
+    before, after = _scores(draw, 12)
+    start = str(draw.rng.bit_generator.state)
+    f(before, after, 1, 50, draw.rng)
+    return {"drawn from": "elsewhere" if start == str(draw.rng.bit_generator.state) else "rng"}
+
+
 @interval.case("scores that all rise together change no odds", rule=Close(atol=1e-4))
 def _(f, draw):
     before, _ = _scores(draw, 12)
-    return f(before, before + 2.5, 1, 50, draw.rng)
+    mean, low, high = f(before, before + 2.5, 1, 50, draw.rng)
+    return [float(mean), float(low), float(high)]
 
 
 def _others(scores, topic):
@@ -496,7 +660,13 @@ def _others(scores, topic):
 
 
 def _interval_with(
-    odds=lambda s, t: s[:, t] - _others(s, t).logsumexp(dim=1), ends=(0.025, 0.975), draw=None, sign=1.0, spread=False
+    odds=lambda s, t: s[:, t] - _others(s, t).logsumexp(dim=1),
+    ends=(0.025, 0.975),
+    draw=None,
+    sign=1.0,
+    spread=False,
+    average=np.mean,
+    first=None,
 ):
     def made(before, after, topic, resamples, rng):
         a, b = (odds(part, topic).double().numpy() for part in (before, after))
@@ -507,9 +677,9 @@ def _interval_with(
         elif draw:
             means = draw(a, b, resamples, rng)
         else:
-            means = change[rng.integers(n, size=(resamples, n))].mean(axis=1)
+            means = average(change[rng.integers(n, size=(resamples, n))], axis=1)
         low, high = np.quantile(means, ends)
-        return float(change.mean()), float(low), float(high)
+        return float(average(change) if first is None else first(means)), float(low), float(high)
 
     return made
 
@@ -549,6 +719,64 @@ interval.mistake("The interval holds 90%: for 95% cut 2.5% at each end, not 5%."
 interval.mistake("The others' scores are averaged. Their probabilities add: use logsumexp.", name="mean_of_others")(
     _interval_with(odds=lambda s, t: s[:, t] - _others(s, t).mean(dim=1))
 )
+interval.mistake("The 2.5% point comes before the 97.5% point.", name="ends_exchanged")(
+    _interval_with(ends=(0.975, 0.025))
+)
+interval.mistake(
+    "The first number is the mean of the changes themselves; the mean of the resampled means only adds noise to it.",
+    name="mean_of_the_draws",
+)(_interval_with(first=np.mean))
+interval.mistake("`np.percentile` counts from 0 to 100: give it 2.5 and 97.5.", name="percentile_scale")(
+    _interval_with(ends=(0.00025, 0.00975))
+)
+interval.mistake("This is the median of the changes; the mean was asked for.", name="median")(
+    _interval_with(average=np.median)
+)
+interval.mistake(
+    "Drawn without replacement, each resample holds the same messages: the interval has no width.",
+    name="without_replacement",
+)(_interval_with(draw=lambda a, b, m, rng: rng.permuted(np.tile(b - a, (m, 1)), axis=1).mean(axis=1)))
+interval.mistake(
+    "The draws do not come from `rng` but from a generator of your own: whoever calls can no longer choose the seed.",
+    name="rng_ignored",
+)(
+    _interval_with(
+        draw=lambda a, b, m, rng: (b - a)[np.random.default_rng(0).integers(len(a), size=(m, len(a)))].mean(axis=1)
+    )
+)
+
+
+@interval.mistake(
+    "This is mean ± 1.96 standard errors: a formula for bell-shaped means. A bootstrap was asked for: resample the messages.",
+    name="normal_formula",
+)
+def _normal_formula(before, after, topic, resamples, rng):
+    def odds(s):
+        return s[:, topic] - _others(s, topic).logsumexp(dim=1)
+
+    change = (odds(after) - odds(before)).double().numpy()
+    mean, error = change.mean(), change.std(ddof=1) / len(change) ** 0.5
+    return float(mean), float(mean - 1.96 * error), float(mean + 1.96 * error)
+
+
+@interval.alternative
+def with_tensors(before, after, topic, resamples, rng):
+    odds = [s[:, topic] - s[:, torch.arange(s.shape[1]) != topic].logsumexp(dim=1) for s in (before, after)]
+    d = odds[1] - odds[0]
+    means = d[torch.from_numpy(rng.integers(0, len(d), (resamples, len(d))))].mean(dim=1)
+    q = torch.quantile(means, torch.tensor([0.025, 0.975]))
+    return d.mean(), q[0], q[1]
+
+
+@interval.alternative
+def only_the_mean_a_tensor(before, after, topic, resamples, rng):
+    mean, low, high = interval_of_change(before, after, topic, resamples, rng)
+    return torch.tensor(mean), low, high
+
+
+@interval.alternative
+def as_one_tensor(before, after, topic, resamples, rng):
+    return torch.tensor(interval_of_change(before, after, topic, resamples, rng))
 
 
 @interval.alternative
@@ -648,6 +876,20 @@ direct.mistake(
 direct.mistake(
     "The norm divides by the length of the stream; RMS norm divides by the root of the *mean* square.", name="length"
 )(_direct_with(divisor=lambda final, eps: (final.square().sum(dim=-1, keepdim=True) + eps).sqrt()))
+direct.mistake("`eps` is missing under the root.", name="no_eps")(
+    _direct_with(divisor=lambda final, eps: final.square().mean(dim=-1, keepdim=True).sqrt())
+)
+direct.mistake("`eps` is added outside the root; it belongs under it, beside the mean square.", name="eps_outside")(
+    _direct_with(divisor=lambda final, eps: final.square().mean(dim=-1, keepdim=True).sqrt() + eps)
+)
+
+
+@direct.mistake(
+    "The divisor is that of the latents' sum `f @ W_dec`. It belongs to the whole final stream.",
+    name="norm_of_the_latents",
+)
+def _norm_of_the_latents(f, W_dec, final, gain, eps, W_U, answer, wrong):
+    return frozen_norm_attribution(f, W_dec, f @ W_dec, gain, eps, W_U, answer, wrong)
 
 
 @direct.mistake(
@@ -698,19 +940,20 @@ attribution = lesson.exercise(
 @attribution.case("every latent at every position", weight=2)
 def _(f, draw):
     model, sae = TinyModel(draw), TinySAE(draw)
-    return f(model, sae, some_tokens(draw), point(1), difference)
+    return differentiated(f, model, sae, some_tokens(draw), point(1), difference)
 
 
 @attribution.case("another layer, more prompts")
 def _(f, draw):
     model, sae = TinyModel(draw), TinySAE(draw, latents=9)
-    return f(model, sae, some_tokens(draw, 5, 4), point(0), difference)
+    return differentiated(f, model, sae, some_tokens(draw, 5, 4), point(0), difference)
 
 
 @attribution.case("a metric that reads the middle of the text")
 def _(f, draw):
     model, sae = TinyModel(draw), TinySAE(draw)
-    return f(model, sae, some_tokens(draw, 2, 6), point(BLOCKS - 1), lambda logits: logits[:, 2, 5].pow(2).sum())
+    tokens = some_tokens(draw, 2, 6)
+    return differentiated(f, model, sae, tokens, point(BLOCKS - 1), lambda logits: logits[:, 2, 5].pow(2).sum())
 
 
 def _attribution_with(
@@ -751,6 +994,59 @@ attribution.mistake(
     "The activations are multiplied by the gradient of the latents' own sum somewhere; removal is linear in f, not in f squared.",
     name="activation_squared",
 )(_attribution_with(times=lambda sae, x: sae.encode(x) ** 2))
+attribution.mistake(
+    "The pre-activations are used. Removal takes away the activation `sae.encode(x)`: a silent latent has nothing to remove.",
+    name="pre_activation",
+)(_attribution_with(times=lambda sae, x: (x - sae.b_dec) @ sae.W_enc + sae.b_enc))
+
+
+@attribution.mistake("The sign is lost: a latent may lower the metric or raise it. Take no absolute value.", name="abs")
+def _without_sign(model, sae, tokens, hook_name, metric):
+    return first_order_removal(model, sae, tokens, hook_name, metric).abs()
+
+
+@attribution.mistake(
+    "The latents' reconstruction goes on without the error, so the gradient is that of another model. Let the real activations "
+    "pass.",
+    name="latents_as_leaf",
+)
+def _latents_as_leaf(model, sae, tokens, hook_name, metric):
+    kept = {}
+
+    def hook(x, hook=None):
+        kept["f"] = sae.encode(x).detach().requires_grad_(True)
+        return sae.decode(kept["f"])
+
+    value = metric(model.run_with_hooks(tokens, fwd_hooks=[(hook_name, hook)]))
+    return -kept["f"].detach() * torch.autograd.grad(value, kept["f"])[0]
+
+
+@attribution.mistake(
+    "Each latent is really removed: exact, but not the first-order estimate, and thousands of runs instead of one.",
+    name="real_ablation",
+)
+def _real_ablation(model, sae, tokens, hook_name, metric):
+    acts = {}
+    model.run_with_hooks(tokens, fwd_hooks=[(hook_name, lambda x, hook: acts.update(f=sae.encode(x)))])
+    f = acts["f"]
+    which = torch.eye(f.numel()).reshape(-1, *f.shape)  # one removal each
+
+    def remove(x, hook=None):
+        return x - ((which * f) @ sae.W_dec).flatten(0, 1)
+
+    logits = model.run_with_hooks(tokens.repeat(f.numel(), 1), fwd_hooks=[(hook_name, remove)])
+    before = metric(model.run_with_hooks(tokens, fwd_hooks=[]))
+    return torch.stack([metric(part) - before for part in logits.split(len(tokens))]).reshape(f.shape)
+
+
+@attribution.mistake(NOT_CONNECTED, name="not_connected")
+def _leaf_not_returned(model, sae, tokens, hook_name, metric):
+    kept = {}
+
+    def hook(x, hook=None):
+        kept["x"] = x.detach().requires_grad_(True)
+
+    return torch.autograd.grad(metric(model.run_with_hooks(tokens, fwd_hooks=[(hook_name, hook)])), kept["x"])[0]
 
 
 @attribution.mistake(
@@ -792,7 +1088,8 @@ virtual = lesson.exercise(
     importance=4,
     minutes=10,
     hints=(
-        "An upstream latent writes its decoder row into the stream; nothing erases it. What does a downstream latent read?",
+        "An upstream latent writes its decoder row into the stream. On the direct path nothing changes it. "
+        "What does a downstream latent read?",
         "A latent reads with its encoder column. One number for each pair: a matrix product.",
         "`upstream.W_dec @ downstream.W_enc`, shape [upstream latents, downstream latents].",
     ),
@@ -802,7 +1099,8 @@ virtual = lesson.exercise(
 def _pair(draw: Draw, up=LATENTS, down=11):
     def made(latents):
         sae = TinySAE(draw, latents)
-        return SimpleNamespace(W_enc=draw.lend(sae.W_enc.numpy()), W_dec=draw.lend(sae.W_dec.numpy()))
+        sae.W_enc, sae.W_dec = draw.lend(sae.W_enc.numpy()), draw.lend(sae.W_dec.numpy())
+        return sae
 
     return made(up), made(down)
 
@@ -840,6 +1138,36 @@ def two_decoders(upstream, downstream):
 def cosines(upstream, downstream):
     up, down = upstream.W_dec, downstream.W_enc
     return (up / up.norm(dim=1, keepdim=True)) @ (down / down.norm(dim=0, keepdim=True))
+
+
+@virtual.mistake("The decoder rows are normalised. Their length is part of the weight: do not normalise.")
+def decoder_normalised(upstream, downstream):
+    return torch.nn.functional.normalize(upstream.W_dec, dim=1) @ downstream.W_enc
+
+
+@virtual.mistake(
+    "The roles are exchanged: the *upstream* latent writes (`W_dec`), the *downstream* one reads (`W_enc`).",
+    name="roles",
+)
+def _roles(upstream, downstream):
+    return downstream.W_dec @ upstream.W_enc
+
+
+@virtual.mistake(
+    "Two encoders are compared: that says whether the latents read alike, not whether one reads what the other writes."
+)
+def two_encoders(upstream, downstream):
+    return upstream.W_enc.T @ downstream.W_enc
+
+
+@virtual.mistake("The bias is added. It is there whatever the upstream latent does, so it is no part of the weight.")
+def bias_added(upstream, downstream):
+    return upstream.W_dec @ downstream.W_enc + downstream.b_enc
+
+
+@virtual.mistake("`encode` also adds biases and cuts at 0. The weight is the product of the two matrices alone.")
+def encoded(upstream, downstream):
+    return downstream.encode(upstream.W_dec)
 
 
 @virtual.mistake("Negative weights are cut off. A latent that holds another one down is part of the picture.")
