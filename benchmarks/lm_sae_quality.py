@@ -167,6 +167,7 @@ def sae_lens(x: Any, d_sae: int, k: int, steps: int, batch_size: int, lr: float 
         lr_decay_steps=steps // 5,
         dead_feature_window=200,
         n_batches_for_norm_estimate=20,
+        lr_end=0.0,  # asked for, though its default schedule has no use for it
         logger=LoggingConfig(log_to_wandb=False),
         **({} if lr is None else {"lr": lr}),
     )

@@ -384,6 +384,8 @@ check("01.6", linear_probe)
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from course_utils.features.concepts import concept_auc
+
 # one token from the middle of each text: a whole text would make it too easy
 stream = acts["blocks.11.hook_resid_post"][:, 40]
 neurons = acts["blocks.8.mlp.hook_post"][:, 40]
@@ -391,7 +393,7 @@ half = torch.arange(len(concept)) % 2 == 0  # every other text trains, the other
 results = {"best single neuron (chosen on training texts)": [], "difference of means": [], "logistic regression": []}
 for number in range(len(NAMES)):
     y = concept == number
-    train_auc = torch.tensor([roc_auc_score(y[half], neurons[half, j]) for j in range(neurons.shape[1])])
+    train_auc = concept_auc(neurons[half][y[half]].numpy(), neurons[half][~y[half]].numpy())  # all neurons at once
     best = int(train_auc.argmax())
     results["best single neuron (chosen on training texts)"].append(roc_auc_score(y[~half], neurons[~half, best]))
     results["difference of means"].append(linear_probe(stream[half], y[half], stream[~half], y[~half])[1])

@@ -45,6 +45,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from course_utils import check, hint, progress, solution, toy
+from course_utils.settings import quick
 from course_utils.toy import PHASES, ToyModelConfig
 from course_utils.viz import toy as draw
 
@@ -263,7 +264,7 @@ def best_of(starts: int, model, losses):
     return model.W.detach()[chosen], model.b.detach()[chosen], final.amin(dim=1)
 
 
-starts = 16 if FULL else 8
+starts = 16 if FULL else 2 if quick() else 8
 torch.manual_seed(1)
 config = ToyModelConfig(n_features=5, d_hidden=2, n_instances=starts, feature_probability=0.3)
 curves = {}
@@ -392,7 +393,7 @@ check("02.5", superposition_per_feature)
 
 # %%
 sweep_p = torch.logspace(0, -2, 13)
-sweep_starts = 8 if FULL else 3
+sweep_starts = 8 if FULL else 1 if quick() else 3
 config = ToyModelConfig(
     n_features=20,
     d_hidden=5,
@@ -579,7 +580,7 @@ check("02.8", classify_solution)
 # **Away from the boundaries** means: in theory the second best strategy costs at least 10% more than the best. Closer than that, fine-tuned lengths and biases can tip the balance either way.
 
 # %%
-grid = 30 if FULL else 20
+grid = 30 if FULL else 8 if quick() else 20
 diagrams = {}
 for n_features in (2, 3):
     diagrams[n_features] = toy.phase_diagram(
@@ -745,7 +746,7 @@ check("02.10", best_allocation)
 # product of importance and density is the same for all three: on average all contribute equally to the loss.
 
 # %%
-cells = 17 if FULL else 13
+cells = 17 if FULL else 7 if quick() else 13
 relative_importance, relative_density = torch.logspace(-1, 1, cells), torch.logspace(-0.7, 0.6, cells)
 I = torch.ones(cells, cells, 3)
 I[:, :, 2] = relative_importance[None, :]

@@ -964,14 +964,14 @@ check("05.15", sae_metrics)
 # Now measure yours beside the shipped one, on documents neither of them saw. (`evaluate_on_model` splices for you; it leaves BOS and massive tokens alone, because no SAE was trained on them.)
 
 # %%
-heldout = load_corpus("heldout").pack(model, context=128, max_tokens=2_000 if quick() else 6_000)
+heldout = load_corpus("heldout").pack(model, context=128, max_tokens=1_000 if quick() else 6_000)
 shipped = load_sae("middle")
 rows = {
     f"yours: {D_SAE} latents, {steps} steps": evaluate_on_model(
-        model, mine, heldout, HOOK, loss_tokens=1_000 if quick() else 4_000
+        model, mine, heldout, HOOK, loss_tokens=400 if quick() else 4_000
     ),
     f"shipped: {shipped.cfg.d_sae} latents": evaluate_on_model(
-        model, shipped, heldout, HOOK, loss_tokens=1_000 if quick() else 4_000
+        model, shipped, heldout, HOOK, loss_tokens=400 if quick() else 4_000
     ),
 }
 columns = {

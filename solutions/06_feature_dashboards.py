@@ -44,7 +44,7 @@ model, sae = load_model(), load_sae("middle")
 hook_name = sae.cfg.hook_name
 packed = load_corpus("heldout").pack(model, context=64)
 order = torch.randperm(len(packed), generator=torch.Generator().manual_seed(0))
-size = 96 if quick() else 192
+size = 48 if quick() else 192
 look_tokens, score_tokens = packed.tokens[order[:size]], packed.tokens[order[192 : 192 + size]]
 
 
@@ -422,7 +422,7 @@ check("06.7", find_latents_for_concept)
 @torch.no_grad()
 def pooled_messages(split: str) -> tuple[Tensor, Tensor]:
     """Largest activation of each latent in each customer message, and whether the message asks for a refund."""
-    messages = load_messages(split, max_messages=64 if quick() else 200)
+    messages = load_messages(split, max_messages=24 if quick() else 200)
     ids, mask = messages.tokens(model)
     pooled = []
     for rows, keep in zip(ids.split(32), mask.split(32)):
@@ -606,7 +606,7 @@ for entry in sorted(available_saes().values(), key=lambda entry: features.hook_l
     if entry["alias"] == "middle":
         parts = [(look_tokens, look_acts, look_counted), (score_tokens, score_acts, score_counted)]
     else:
-        reader, n = load_sae(entry["alias"]), 48 if quick() else 192
+        reader, n = load_sae(entry["alias"]), 24 if quick() else 192
         parts = [(tokens[:n], *read(tokens[:n], reader)) for tokens in (look_tokens, score_tokens)]
     (a, acts_a, on_a), (b, acts_b, on_b) = parts
     often = ((acts_a > 0).sum(dim=(0, 1)) >= 10) & ((acts_b > 0).sum(dim=(0, 1)) >= 10)
