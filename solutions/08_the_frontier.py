@@ -95,13 +95,16 @@ def one_to_one(found: Tensor, wanted: Tensor) -> Tensor:
 # %% [markdown]
 # ### Exercise 08.1: A transcoder, with and without a skip connection
 #
-# Parameters: `W_enc [d_in, d_sae]` and `W_dec [d_sae, d_out]`, random, `b_enc [d_sae]` and `b_dec [d_out]`, zero, and `W_skip [d_in, d_out]` (start from zero), or `None` without a skip. Nothing is subtracted from the input: `b_dec` lives where the output lives.
+# Parameters: `W_enc [d_in, d_sae]` and `W_dec [d_sae, d_out]`, random and **small**, such as `0.01 * torch.randn(...)`: large starts leave rules unfound. `b_enc [d_sae]` and `b_dec [d_out]`, zero, and `W_skip [d_in, d_out]`, zero too, or `None` without a skip. Nothing is subtracted from the input: `b_dec` lives where the output lives.
 # The loss: squared error summed over dimensions, averaged over the batch, plus `l1` times the mean of $\sum_i f_i \|W_{dec,i}\|$.
 
 
 # %% answer="08.1"
 class Transcoder(nn.Module):
-    """From an MLP's input [batch, d_in] to its output [batch, d_out] through sparse latents [batch, d_sae]."""
+    """From an MLP's input [batch, d_in] to its output [batch, d_out] through sparse latents [batch, d_sae].
+
+    W_enc and W_dec start random and small, such as 0.01 * torch.randn(...); all else starts at zero.
+    """
 
     def __init__(self, d_in: int, d_out: int, d_sae: int, l1: float, skip: bool = False):
         super().__init__()
@@ -225,12 +228,12 @@ for skip in (False, True):
 # %% [markdown]
 # ### Exercise 08.2: A crosscoder: what do two layers, or two models, share?
 #
-# Parameters: `W_enc [sources, d_in, d_sae]` and `W_dec [sources, d_sae, d_in]`, random; `b_enc [d_sae]` and `b_dec [sources, d_in]`, zero. Inputs are `x [batch, sources, d_in]`. The squared error is summed over sources and dimensions.
+# Parameters: `W_enc [sources, d_in, d_sae]` and `W_dec [sources, d_sae, d_in]`, random and small, such as `0.01 * torch.randn(...)` (large starts leave features unfound); `b_enc [d_sae]` and `b_dec [sources, d_in]`, zero. Inputs are `x [batch, sources, d_in]`. The squared error is summed over sources and dimensions; λ is `l1`, and both terms are averaged over the batch.
 
 
 # %% answer="08.2"
 class Crosscoder(nn.Module):
-    """One set of latents for several sources."""
+    """One set of latents for several sources. W_enc and W_dec start random and small, the biases at zero."""
 
     def __init__(self, n_sources: int, d_in: int, d_sae: int, l1: float):
         super().__init__()
@@ -311,7 +314,7 @@ print({name: [round(v, 2) for v in (values.min().item(), values.max().item())] f
 # In our runs all 36 features came back. Latents of features that live in one layer have a relative length near 0 or 1, the others near ½. The two decoders of a *kept* feature point the same way, those of a *turned* one do not: what moved is visible too, which no SAE of a single layer can show.
 #
 # **Two models: what changed in training?** Here the two sources have unrelated directions, as two models have: 24 features shared, 6 in each model alone. One twist: in the second model, 8 of the shared features are written at 0.3 of their length. They are still *shared*, with a true relative length of 0.3 / 1.3 = 0.23.
-# We compare the L1 penalty above, the same with the length of both decoders joined, $\sqrt{\sum_s \|W^{(s)}\|^2}$, and TopK without any penalty. The baseline: one SAE for each model, and latents matched by the correlation of their activations.
+# We compare the L1 penalty above, the same with the length of both decoders joined, $\sqrt{\sum_s \|W^{(s)}\|^2}$, and TopK without any penalty. Your class has only the first, so the course's `sae.Crosscoder`, which has all three, is used here. λ is 0.6, because a small one hides what we want to see: below, λ = 0.1 would take only 0.05 off a decoder of length 0.3. The baseline keeps 0.1, as it needs no such effect: one SAE for each model, and latents matched by the correlation of their activations.
 
 # %%
 models = sae.two_models(weak=0.3, seed=0)
@@ -383,7 +386,7 @@ draw.shares_by_kind(
 # `meta` is a trained SAE with `encode`, `decode` and `W_dec`. Take the **unit** rows of `W_dec`, and return
 # - `strength [latents, meta]`: the length of what each meta-latent contributes to each row (its activation times the length of its decoder row);
 # - `member [latents, meta]`: strength is positive and at least `share` of the *row's* largest;
-# - the fraction of the rows' variance, about their mean, that the meta-SAE leaves unexplained.
+# - the unexplained fraction: the squared error of all rows over the sum of squared distances from the mean row. (The check's meta-SAE is untrained, so there it may be more than 1.)
 
 
 # %% answer="08.3"
@@ -482,13 +485,16 @@ draw.bars_with_control(
 # %% [markdown]
 # ### Exercise 08.4: A cross-layer transcoder
 #
-# Parameters: `W_enc [layers, d, per_layer]` and `W_dec [source, target, per_layer, d]`, random; `b_enc [layers, per_layer]` and `b_dec [layers, d]`, zero. Decoders with source > target exist in the array but are never used, and never counted. Inputs and targets are [batch, layers, d]; the
-# squared error is summed over layers and dimensions.
+# Parameters: `W_enc [layers, d, per_layer]` and `W_dec [source, target, per_layer, d]`, random and small, such as `0.01 * torch.randn(...)` (large starts leave more unexplained); `b_enc [layers, per_layer]` and `b_dec [layers, d]`, zero. Decoders with source > target exist in the array but are never used, and never counted. Inputs and targets are [batch, layers, d]; the
+# squared error is summed over layers and dimensions; λ is `l1`, and both terms are averaged over the batch.
 
 
 # %% answer="08.4"
 class CrossLayerTranscoder(nn.Module):
-    """Latents of each layer write to the MLP outputs of their own and all later layers."""
+    """Latents of each layer write to the MLP outputs of their own and all later layers.
+
+    W_enc and W_dec start random and small, such as 0.01 * torch.randn(...); the biases at zero.
+    """
 
     def __init__(self, n_layers: int, d: int, per_layer: int, l1: float):
         super().__init__()
@@ -589,7 +595,7 @@ draw.decoder_maps(
 # ### Exercise 08.5: Who carries the missing parent?
 #
 # `projection` holds the length of each sample along the parent's direction. Latent $j$ carries $f_j\,(W_{dec,j} \cdot \hat d)$ with the unit direction $\hat d$. On a sample where the parent is present and its latent silent (≤ 0), absorption means: the largest carrier among the *other* latents carries at least `share` of `projection`. Return the share of
-# silent and the share of absorbed samples, **both among the samples with the parent present**, and the latent that absorbs most often (−1 if none).
+# silent and the share of absorbed samples, **both among the samples with the parent present**, and the latent that absorbs most often: that is the largest carrier in the most absorbed samples, however strong (−1 if none).
 
 
 # %% answer="08.5"
@@ -667,12 +673,16 @@ draw.bars_with_control(
 # Everything so far assumed that a feature is *one direction* with a strength. Days of the week follow on one another and begin again. [Engels et al. 2024](https://arxiv.org/abs/2405.14860) found them on a **circle** in language models: a two-dimensional feature. No single direction holds it: along any one, two different days look alike.
 #
 # A trap: a probe can put 7 points from 576 dimensions on a circle in *any* order. So no probes. Take the means $m_0, \dots, m_{n-1}$ of the classes in their natural order, and ask how much of their variance goes round **once**: their discrete Fourier transform at the lowest frequency. If the order meant nothing, each of the
-# $(n-1)/2$ frequencies would get the same share on average, $2/(n-1)$: 0.33 for days, 0.18 for months.
+# $(n-1)/2$ frequencies (3 for days; 5 and a half one for months) would get the same share on average, $2/(n-1)$: 0.33 for days, 0.18 for months. "Lowest" means once round, $j = 1$; $j = 0$ is the mean itself, which is taken off.
 
 # %% [markdown]
 # ### Exercise 08.6: Is there a circle in the week?
 #
-# Return the share of the variance of the means (about their mean) at the lowest frequency; the plane `[2, d]` of that circle, orthonormal rows; and the share of the *circle's* variance that the best single direction in the plane holds (½ for a perfect circle, 1 for a line).
+# With the mean $\bar m$ of the $n$ means, once round is
+#
+# $$a = \sqrt{2/n}\, \sum_k (m_k - \bar m) \cos(2\pi k/n) \qquad b = \sqrt{2/n}\, \sum_k (m_k - \bar m) \sin(2\pi k/n) \qquad \text{share} = \frac{\|a\|^2 + \|b\|^2}{\sum_k \|m_k - \bar m\|^2}$$
+#
+# Return this share; the plane `[2, d]` that $a$ and $b$ span, orthonormal rows; and the share of the *circle's* variance $\|a\|^2 + \|b\|^2$ (not of all that falls into the plane) that the best single direction in the plane holds (½ for a perfect circle, 1 for a line).
 
 
 # %% answer="08.6"
@@ -838,7 +848,7 @@ draw.curves_over_layers(
 # After layer 14, days have a share of 0.53 where a random order gives 0.33, and months 0.38 against 0.18; both lie above 99% of random orders at every layer we looked at, and one direction holds little more than half of the circle. The embedding already has it: 0.52 and 0.32. One caution: anything that sets neighbours apart from the rest, such as
 # weekend against weekdays, also has a low frequency. The days' picture is a ring, but not a clean one.
 #
-# And the model uses it: in our runs, moving days inside the circle's plane after layer 14 moved the log-odds by 1.2, the next two dimensions by 0.6, and all six by 2.2. About half of the variance, about half of the effect. The plane alone rarely makes the moved day the likeliest (1 of 7), all six dimensions do in 4 of 7.
+# And the model uses it: in our runs, moving days inside the circle's plane after layer 14 (53% of the variance) moved the log-odds by 1.2, the next two dimensions (27%) by 0.6, and all six by 2.2 (standard errors 0.1, 0.3 and 0.2). Per share of variance that is the same effect, about 2.2 to 2.3: the model uses the circle in proportion to its size, and within the errors no more than what lies beside it. The plane alone rarely makes the moved day the likeliest (1 of 7), all six dimensions do in 4 of 7.
 #
 # **Question.** Does a circle refute the linear representation hypothesis?
 # <details><summary>Answer</summary>It refutes "a feature is one direction". The circle still lies in a linear subspace and adds to the rest of the stream. One may also say: seven day features whose directions happen to be arranged in a ring; the arrangement is then what a list of seven features leaves out.</details>
@@ -953,6 +963,8 @@ draw.head_map(
 
 # %% [markdown]
 # The printed line is the comparison to make: the top head's share of a typical latent beside that of random directions of the same covariance. Nine heads and no structure would already give a top head far above one ninth. Only what lies above the control says that the SAE's latents respect heads.
+#
+# The control's parts are those of `z - z.mean(0)`, since random directions read centred activations here; the SAE's are those of `z`, as in the exercise. This favours the control, if anything: with `z` for both the control's median stays at 0.39, and with centred `z` for both the SAE's rises from 0.49 to 0.60.
 
 # %%
 said = collected[hooks[0]].tokens_of(tokens)
@@ -982,9 +994,9 @@ for latent in clearest.tolist():
 # | `circle` | `means` [n, d] | share at the lowest frequency (08.6) | $2/(n-1)$ |
 # | `explanation` | `fires`, `predicted`, `shuffled` (yes and no) | balanced accuracy of `predicted` | that of `shuffled` |
 #
-# A measurement is *above* if value > baseline + 0.1. Recovery, stability and explanation then support `"for"`, else `"against"`; absorption and the circle support `"against"` when above (features as single, independent directions fail there), else `"for"`.
+# Cosines count with their sign: a direction turned round is not found. A measurement is *above* if value > baseline + 0.1. Recovery, stability and explanation then support `"for"`, else `"against"`; absorption and the circle support `"against"` when above (features as single, independent directions fail there), else `"for"`.
 #
-# Return a dictionary: `"measurements"`, a list of `{"name", "value", "baseline", "supports"}`; and three texts of at least 15 different words each, `"for"`, `"against"`, `"conclusion"`. The texts `"for"` and `"against"` quote value and baseline, each with two decimals, of every measurement that supports them; one without any says "no measurement". The rest is your own: make it the best argument you can.
+# Return a dictionary: `"measurements"`, a list of `{"name", "value", "baseline", "supports"}`; and three texts of at least 15 different words each, `"for"`, `"against"`, `"conclusion"`. The texts `"for"` and `"against"` quote value and baseline, each with exactly two decimals (0.53, not 53% or 0.533), of every measurement that supports them; one without any says "no measurement". The rest is your own: make it the best argument you can.
 
 
 # %% answer="08.8"
@@ -1098,7 +1110,7 @@ for part in ("for", "against", "conclusion"):
 # |---|---|
 # | a transcoder trained to give its *input* back | perfect loss, features instead of rules |
 # | skip connection left out, or applied to the wrong side | many latents busy with a linear map |
-# | crosscoder lengths joined where they should be added, or one decoder for both sources | other exclusives than the paper's; or none |
+# | crosscoder lengths joined (if the paper's penalty is wanted), or one decoder for both sources | other exclusives than the paper's; or none |
 # | "exclusive" read off an L1 crosscoder without a look at weak features | model differences that are none |
 # | a meta-SAE judged by variance explained alone | families in a Gaussian |
 # | cross-layer decoders that write to earlier layers | effects before their causes |

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_utils import sae
-from course_utils.grading import Close, Draw, Exact, Lesson
+from course_utils.grading import Close, Draw, Exact, Lesson, Rule
 
 lesson = Lesson("08", "The frontier", slug="08_the_frontier")
 
@@ -36,6 +36,39 @@ def _gradients(model, loss, names):
     return {name: torch.zeros(1) if getattr(model, name).grad is None else getattr(model, name).grad for name in names}
 
 
+def _start(model, limit: float, read: tuple[int, ...], write: tuple[int, ...], zero=("b_enc", "b_dec")):
+    """How the parameters start. `limit`: of the product of a latent's encoder and decoder lengths, at the lesson's sizes."""
+    encoder, decoder = model.W_enc.detach(), model.W_dec.detach()
+    size = float(encoder.square().sum(read).mean().sqrt() * decoder.square().sum(write).mean().sqrt())
+    varied = bool(encoder.std() > 0) and bool(decoder.std() > 0)
+    small = "random and small" if size < limit else "too large: take 0.01 * torch.randn(...)"
+    at_zero = {name: bool((getattr(model, name) == 0).all()) for name in zero}
+    return {
+        "W_enc and W_dec": small if varied else "not random",
+        "biases": "zero" if at_zero["b_enc"] and at_zero["b_dec"] else "not zero",
+    } | {name: "zero" if at_zero[name] else "not zero" for name in zero if name not in ("b_enc", "b_dec")}
+
+
+_LARGE_START = (
+    "The weights start too large, and training from there leaves much unfound. Start small: `0.01 * torch.randn(...)`."
+)
+_BIASES_START = "A bias does not start at zero. Only W_enc and W_dec start random."
+
+
+def _scaled(cls, names, factor: float = 1.0, add: float = 0.0):
+    """The same class with another start of the named parameters."""
+
+    class Other(cls):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            for name in names:
+                parameter = getattr(self, name)
+                if parameter is not None:
+                    parameter.data = factor * parameter.data + add * torch.randn(parameter.shape)
+
+    return Other
+
+
 # -- 08.1 ---------------------------------------------------------------------------------------------------------
 
 _T = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -47,6 +80,7 @@ def _transcoder_with(
     target=lambda x, y: y,
     error=lambda e: e.square().sum(-1).mean(),
     length=lambda m: m.W_dec.norm(dim=1),
+    penalty=lambda costs: costs.sum(-1).mean(),
 ):
     class Transcoder(nn.Module):
         def __init__(self, d_in, d_out, d_sae, l1, skip=False):
@@ -66,8 +100,7 @@ def _transcoder_with(
             return y_hat if self.W_skip is None else y_hat + straight(self, x)
 
         def loss(self, x, y):
-            penalty = (self.encode(x) * length(self)).sum(-1).mean()
-            return error(target(x, y) - self(x)) + self.l1 * penalty
+            return error(target(x, y) - self(x)) + self.l1 * penalty(self.encode(x) * length(self))
 
     return Transcoder
 
@@ -98,8 +131,12 @@ def _(f, draw):
     return _shapes(plain, _T) | {
         "W_skip": _shapes(skipping, ("W_skip",))["W_skip"],
         "without a skip": str(getattr(plain, "W_skip", None)),
-        "random start": bool(skipping.W_enc.std() > 0) and bool(skipping.W_dec.std() > 0),
     }
+
+
+@transcoder.case("the start", rule=Exact())
+def _(f, draw):
+    return _start(f(32, 32, 60, 0.05, skip=True), 0.25, (0,), (1,), ("b_enc", "b_dec", "W_skip"))
 
 
 @transcoder.case("the latents")
@@ -155,6 +192,25 @@ transcoder.mistake(
     "The squared error is averaged over dimensions; sum over them, and average over the batch alone.",
     name="mean_over_dimensions",
 )(_transcoder_with(error=lambda e: e.square().mean()))
+transcoder.mistake(_LARGE_START, name="large_start")(_scaled(_transcoder_with(), ("W_enc", "W_dec"), 0, 32**-0.5))
+transcoder.mistake(_BIASES_START, name="random_biases")(_scaled(_transcoder_with(), ("b_enc", "b_dec"), 0, 0.01))
+transcoder.mistake("W_skip starts at zero, not at random.", name="random_skip")(
+    _scaled(_transcoder_with(), ("W_skip",), 0, 0.01)
+)
+transcoder.mistake(
+    "The penalty is averaged over latents too. Sum over the latents, and average over the batch alone.",
+    name="penalty_averaged_over_latents",
+)(_transcoder_with(penalty=lambda costs: costs.mean()))
+transcoder.mistake(
+    "The penalty uses the lengths of the encoder's columns; it is the decoder's rows that count.",
+    name="lengths_of_the_encoder",
+)(_transcoder_with(length=lambda m: m.W_enc.norm(dim=0)))
+transcoder.mistake("The lengths in the penalty are squared; take the lengths themselves.", name="lengths_squared")(
+    _transcoder_with(length=lambda m: m.W_dec.square().sum(1))
+)
+transcoder.mistake(
+    "The penalty is subtracted, so that activity is rewarded. Add it to the error.", name="penalty_subtracted"
+)(_transcoder_with(penalty=lambda costs: -costs.sum(-1).mean()))
 
 
 @transcoder.alternative
@@ -163,9 +219,9 @@ class WithLinear(nn.Module):
         super().__init__()
         for name, shape in (("W_enc", (d_in, d_sae)), ("W_dec", (d_sae, d_out))):
             setattr(self, name, nn.Parameter(torch.empty(shape)))
-            nn.init.kaiming_uniform_(getattr(self, name))
+            nn.init.normal_(getattr(self, name), std=0.01)
         self.b_enc, self.b_dec = nn.Parameter(torch.zeros(d_sae)), nn.Parameter(torch.zeros(d_out))
-        self.register_parameter("W_skip", nn.Parameter(0.01 * torch.randn(d_in, d_out)) if skip else None)
+        self.register_parameter("W_skip", nn.Parameter(torch.zeros(d_in, d_out)) if skip else None)
         self.weight = l1
 
     def encode(self, x):
@@ -236,8 +292,12 @@ crosscoder = lesson.exercise(
 
 @crosscoder.case("parameters and their shapes", rule=Exact())
 def _(f, draw):
-    model = f(3, 4, 9, 0.1)
-    return _shapes(model, _T) | {"random start": bool(model.W_enc.std() > 0) and bool(model.W_dec.std() > 0)}
+    return _shapes(f(3, 4, 9, 0.1), _T)
+
+
+@crosscoder.case("the start", rule=Exact())
+def _(f, draw):
+    return _start(f(2, 32, 40, 0.1), 1.6, (0, 1), (0, 2))
 
 
 @crosscoder.case("the latents", weight=2)
@@ -294,6 +354,24 @@ crosscoder.mistake(
 )(_crosscoder_with(relative=lambda m: (lambda n: n[1] / n[0])(m.W_dec.norm(dim=2))))
 crosscoder.mistake("The error is averaged over sources; add it up over them.", name="mean_over_sources")(
     _crosscoder_with(error=lambda e: e.square().sum(2).mean())
+)
+crosscoder.mistake(_LARGE_START, name="large_start")(_scaled(_crosscoder_with(), ("W_enc", "W_dec"), 0, 32**-0.5))
+crosscoder.mistake(_BIASES_START, name="random_biases")(_scaled(_crosscoder_with(), ("b_enc", "b_dec"), 0, 0.01))
+crosscoder.mistake(
+    "This is the first source's share of the lengths; the second's is asked for.", name="share_of_the_first"
+)(_crosscoder_with(relative=lambda m: (lambda n: n[0] / (n[0] + n[1]))(m.W_dec.norm(dim=2))))
+crosscoder.mistake(
+    "The relative length is made of squared lengths; take the lengths themselves.", name="relative_of_squares"
+)(_crosscoder_with(relative=lambda m: (lambda n: n[1] / (n[0] + n[1]))(m.W_dec.square().sum(2))))
+crosscoder.mistake(
+    "The penalty ignores the lengths of the decoders: tiny latents with a huge decoder pass under it.",
+    name="penalty_without_lengths",
+)(_crosscoder_with(length=lambda m: torch.ones_like(m.b_enc)))
+crosscoder.mistake(
+    "The lengths in the penalty are averaged over sources; add them up.", name="lengths_averaged_over_sources"
+)(_crosscoder_with(length=lambda m: m.W_dec.norm(dim=2).mean(dim=0)))
+crosscoder.mistake("The lengths in the penalty are squared; take the lengths themselves.", name="lengths_squared")(
+    _crosscoder_with(length=lambda m: m.W_dec.square().sum((0, 2)))
 )
 
 
@@ -388,7 +466,7 @@ def _(f, draw):
     return torch.as_tensor(f(_dictionary(draw), meta, 0.5)[1]).bool()
 
 
-@families.case("the variance left unexplained", weight=2)
+@families.case("the variance left unexplained (this meta-SAE is untrained: more than 1 is possible)", weight=2)
 def _(f, draw):
     return float(f(_dictionary(draw), _Meta(draw, 6, 10), 0.5)[2])
 
@@ -398,12 +476,14 @@ def _families_with(
     strength=lambda m, meta: m * meta.W_dec.norm(dim=1),
     member=lambda s, share: (s > 0) & (s >= share * s.amax(dim=1, keepdim=True)),
     total=lambda rows: (rows - rows.mean(0)).square().sum(),
+    error=lambda e: e.square().sum(),
+    left=lambda fvu: fvu,
 ):
     def meta_families(W_dec, meta, share):
         d = rows(W_dec)
         m = meta.encode(d)
         s = strength(m, meta)
-        return s, member(s, share), float((d - meta.decode(m)).square().sum() / total(d))
+        return s, member(s, share), float(left(error(d - meta.decode(m)) / total(d)))
 
     return meta_families
 
@@ -432,6 +512,22 @@ families.mistake(
     "The error is compared with the sum of squares. Unexplained *variance* is measured about the mean direction.",
     name="variance_without_a_mean",
 )(_families_with(total=lambda rows: rows.square().sum()))
+families.mistake(
+    "This is the explained fraction, 1 minus what is asked for. Return what is left unexplained.",
+    name="explained_instead_of_unexplained",
+)(_families_with(left=lambda fvu: 1 - fvu))
+families.mistake(
+    "The error is taken about its own mean. Take the whole squared error; only the rows are measured from their mean.",
+    name="error_about_its_mean",
+)(_families_with(error=lambda e: (e - e.mean(0)).square().sum()))
+families.mistake(
+    "Membership is measured against the largest strength of the whole table. Compare within each latent's row.",
+    name="share_of_the_whole_table",
+)(_families_with(member=lambda s, share: (s > 0) & (s >= share * s.max())))
+families.mistake(
+    "The strength itself is compared with `share`. Compare it with `share` times the largest of its row.",
+    name="share_as_a_threshold",
+)(_families_with(member=lambda s, share: (s > 0) & (s >= share)))
 
 
 @families.alternative
@@ -458,6 +554,8 @@ def _clt_with(
     error=lambda e: e.square().sum((1, 2)).mean(),
     encode=lambda m, x: (torch.einsum("bld,ldm->blm", x, m.W_enc) + m.b_enc).relu(),
     bias=lambda m: m.b_dec,
+    write="bsm,stmd->btd",
+    target=lambda x, y: y,
 ):
     class CrossLayerTranscoder(nn.Module):
         def __init__(self, n_layers, d, per_layer, l1):
@@ -476,11 +574,11 @@ def _clt_with(
             return encode(self, x)
 
         def decode(self, f):
-            return torch.einsum("bsm,stmd->btd", f, self.used()) + bias(self)
+            return torch.einsum(write, f, self.used()) + bias(self)
 
         def loss(self, x, y):
             f = self.encode(x)
-            return error(y - self.decode(f)) + self.l1 * (f * length(self, self.used())).sum((1, 2)).mean()
+            return error(target(x, y) - self.decode(f)) + self.l1 * (f * length(self, self.used())).sum((1, 2)).mean()
 
     return CrossLayerTranscoder
 
@@ -506,8 +604,12 @@ clt = lesson.exercise(
 
 @clt.case("parameters and their shapes", rule=Exact())
 def _(f, draw):
-    model = f(3, 4, 6, 0.1)
-    return _shapes(model, _T) | {"random start": bool(model.W_enc.std() > 0) and bool(model.W_dec.std() > 0)}
+    return _shapes(f(3, 4, 6, 0.1), _T)
+
+
+@clt.case("the start", rule=Exact())
+def _(f, draw):
+    return _start(f(3, 64, 30, 0.05), 0.5, (1,), (3,))
 
 
 @clt.case("the latents")
@@ -567,6 +669,31 @@ clt.mistake(
     "The bias of a target is added once for every layer that writes to it; once is enough.",
     name="bias_for_every_source",
 )(_clt_with(bias=lambda m: m.b_dec * torch.arange(1, len(m.b_dec) + 1)[:, None]))
+clt.mistake(_LARGE_START, name="large_start")(_scaled(_clt_with(), ("W_enc", "W_dec"), 0, 64**-0.5))
+clt.mistake(_BIASES_START, name="random_biases")(_scaled(_clt_with(), ("b_enc", "b_dec"), 0, 0.01))
+clt.mistake(
+    "The mask keeps the wrong half: latents write to their own and *earlier* layers. Keep source <= target (`triu`).",
+    name="mask_on_the_wrong_half",
+)(_clt_with(allowed=lambda n: torch.ones(n, n).tril()))
+clt.mistake(
+    "`decode` reads W_dec as [target, source] where the mask and the penalty read [source, target]: `'bsm,stmd->btd'`.",
+    name="decode_reads_target_first",
+)(_clt_with(write="bsm,tsmd->btd"))
+clt.mistake(
+    "The lengths are summed over the sources. A latent belongs to its source: sum over targets and dimensions, `(1, 3)`.",
+    name="lengths_summed_over_sources",
+)(_clt_with(length=lambda m, w: w.square().sum((0, 3)).sqrt()))
+clt.mistake(
+    "The penalty ignores the lengths of the decoders: tiny latents with a huge decoder pass under it.",
+    name="penalty_without_lengths",
+)(_clt_with(length=lambda m, w: torch.ones_like(m.b_enc)))
+clt.mistake(
+    "The loss compares with the input x: that is an autoencoder. It must produce the MLPs' outputs y.",
+    name="reconstructs_the_input",
+)(_clt_with(target=lambda x, y: x))
+clt.mistake("The squared error is averaged over layers; add it up over them.", name="mean_over_layers")(
+    _clt_with(error=lambda e: e.square().sum(2).mean())
+)
 
 
 @clt.alternative
@@ -574,8 +701,8 @@ class LayerByLayer(nn.Module):
     def __init__(self, n_layers, d, per_layer, l1):
         super().__init__()
         self.L, self.l1 = n_layers, l1
-        self.W_enc = nn.Parameter(0.1 * torch.randn(n_layers, d, per_layer))
-        self.W_dec = nn.Parameter(0.1 * torch.randn(n_layers, n_layers, per_layer, d))
+        self.W_enc = nn.Parameter(0.05 * torch.randn(n_layers, d, per_layer))
+        self.W_dec = nn.Parameter(0.05 * torch.randn(n_layers, n_layers, per_layer, d))
         self.b_enc, self.b_dec = nn.Parameter(torch.zeros(n_layers, per_layer)), nn.Parameter(torch.zeros(n_layers, d))
 
     def encode(self, x):
@@ -625,30 +752,42 @@ absorption = lesson.exercise(
 
 
 def _absorption_problem(draw: Draw, n: int = 300, absorbing: bool = True):
-    """Parent direction, 8 latents: 2 is the parent's, 5 an absorber, 6 one that points against it, others unrelated."""
+    """Parent direction, 8 latents: 2 is the parent's. Where it is silent, 5 absorbs often and weakly, 3 rarely but strongly
+    and in the first sample; 1 carries a little everywhere, and where nobody absorbs 0, 1, 4 and 7 would together; 6 points
+    against the parent."""
     d = 6
-    direction = draw.rng.normal(size=d)
-    unit = direction / np.linalg.norm(direction)
+    unit = draw.rng.normal(size=d)
+    unit /= np.linalg.norm(unit)
     W = draw.rng.normal(size=(8, d))
     W -= np.outer(W @ unit, unit)
     W[2] += unit
-    W[5] += 0.8 * unit * absorbing
-    W[1] += 0.2 * unit
+    W[3] += 0.9 * unit * absorbing
+    W[5] += 0.6 * unit * absorbing
+    W[[0, 1, 4, 7]] += 0.1 * unit
     W[6] -= 0.9 * unit
     present = draw.rng.uniform(size=n) < 0.4
     f = draw.rng.uniform(0.5, 1.5, (n, 8)) * (draw.rng.uniform(size=(n, 8)) < 0.3)
-    f[:, 2] = draw.rng.uniform(0.8, 1.2, n) * (present & (draw.rng.uniform(size=n) < 0.5))
-    absent = ~present & (draw.rng.uniform(size=n) < 0.2)
-    f[absent, 5] = 1.0  # the absorber fires elsewhere too
-    projection = draw.rng.uniform(0.8, 1.2, n) * present + 0.05
+    f[:, 1] = draw.rng.uniform(0.5, 1.5, n)
+    quiet = present & (draw.rng.uniform(size=n) < 0.5)
+    f[:, 2] = draw.rng.uniform(0.8, 1.2, n) * (present & ~quiet)
+    first = int(quiet.argmax())
+    others = draw.rng.permutation(np.flatnonzero(quiet)[1:])
+    rare, often = len(others) // 10, len(others) // 2 - 3
+    f[quiet, 3] = f[quiet, 5] = 0
+    f[[first, *others[:rare]], 3] = draw.rng.uniform(6, 8, rare + 1)
+    f[others[rare : rare + often], 5] = draw.rng.uniform(0.5, 1.5, often)
+    missed = others[rare + often :]
+    for latent, low, high in ((0, 1.5, 1.9), (1, 2.0, 2.2), (4, 1.5, 1.9), (6, 0, 0), (7, 1.5, 1.9)):
+        f[missed, latent] = draw.rng.uniform(low, high, len(missed))
+    projection = draw.rng.uniform(0.4, 0.9, n) * present + 0.05
     return (
         draw.lend(f.astype(np.float32)),
         draw.lend(W.astype(np.float32)),
         draw.lend(present),
         draw.lend(projection.astype(np.float32)),
-        draw.lend((2.5 * direction).astype(np.float32)),
+        draw.lend((0.4 * unit).astype(np.float32)),
         2,
-        0.4,
+        0.5,
     )
 
 
@@ -656,7 +795,8 @@ _ABSORBED = {"absorber": Exact(), "*": Close()}
 
 
 def _absorbed(found):
-    return {"silent": float(found[0]), "absorbed": float(found[1]), "absorber": int(found[2])}
+    # 0 of 0 silent samples may be NaN or 0; where it matters, other cases say so
+    return {"silent": float(found[0]), "absorbed": float(np.nan_to_num(float(found[1]))), "absorber": int(found[2])}
 
 
 @absorption.case("how often the parent's latent is silent", weight=1)
@@ -688,15 +828,19 @@ def _absorption_with(
     without=lambda c, parent: c.index_fill(1, torch.tensor([parent]), -1.0),
     silent=lambda f, parent: f[:, parent] <= 0,
     enough=lambda most, need: most >= need,
+    need=lambda projection, share: share * projection,
     unit=lambda d: d / d.norm(),
+    largest=lambda c: c.max(dim=1).values,
+    over=lambda quiet, n: n,
+    pick=lambda c, absorbed, quiet: int(c.argmax(dim=1)[absorbed].bincount().argmax()),
 ):
     def feature_absorption(f, W_dec, present, projection, direction, parent, share):
         inside, n = among(present, len(f))
-        most, who = without(carries(f, W_dec, unit(direction)), parent).max(dim=1)
+        carried = without(carries(f, W_dec, unit(direction)), parent)
         quiet = inside & silent(f, parent)
-        absorbed = quiet & enough(most, share * projection)
-        absorber = int(who[absorbed].bincount().argmax()) if absorbed.any() else -1
-        return float(quiet.sum() / n), float(absorbed.sum() / n), absorber
+        absorbed = quiet & enough(largest(carried), need(projection, share))
+        absorber = pick(carried, absorbed, quiet) if absorbed.any() else -1
+        return float(quiet.sum() / n), float(absorbed.sum() / over(quiet, n)), absorber
 
     return feature_absorption
 
@@ -728,6 +872,26 @@ absorption.mistake(
     "The parent's latent need not be silent here: that counts latents that merely help. Absorbed means in its place.",
     name="parent_may_fire",
 )(_absorption_with(silent=lambda f, parent: f[:, parent] > -1))
+absorption.mistake(
+    "The absorbed share is divided by the silent samples. Both shares are among all samples with the parent present.",
+    name="divided_by_the_silent",
+)(_absorption_with(over=lambda quiet, n: quiet.sum()))
+absorption.mistake(
+    "All carriers are added up. Absorption asks for one latent that carries enough: take the largest.",
+    name="carriers_added_up",
+)(_absorption_with(largest=lambda c: c.where(c != -1, 0.0).sum(dim=1)))
+absorption.mistake(
+    "The largest carrier is compared with `share` alone. Compare it with `share` times the sample's projection.",
+    name="projection_forgotten",
+)(_absorption_with(need=lambda projection, share: share))
+absorption.mistake(
+    "The absorber is not the strongest or the first, but the latent that absorbs in the most samples: count them.",
+    name="absorber_not_the_most_frequent",
+)(_absorption_with(pick=lambda c, absorbed, quiet: int(c[absorbed].sum(dim=0).argmax())))
+absorption.mistake(
+    "For the absorber, count only the *largest* carrier of each *absorbed* sample. Others that carry a little do not count.",
+    name="absorber_counts_small_parts",
+)(_absorption_with(pick=lambda c, absorbed, quiet: int((c[absorbed] > 0).sum(dim=0).argmax())))
 
 
 @absorption.alternative
@@ -791,17 +955,23 @@ def _(f, draw):
     return float(f(_cycle(draw, 12, 20, 1.0, 0.7))[0])
 
 
-@circle.case("the plane", weight=2, rule=Close(rtol=1e-3, atol=1e-4))
+_PLANE = {"shape of the plane": Exact(), "*": Close(rtol=1e-3, atol=1e-4)}
+
+
+@circle.case("the plane", weight=2, rule=_PLANE)
 def _(f, draw):
-    plane = torch.as_tensor(f(_cycle(draw, 7, 9, 2.0, 0.4, 1.5))[1])
-    return {"rows": plane @ plane.T, "span": plane.T @ plane}
+    plane = torch.as_tensor(f(_cycle(draw, 7, 9, 2.0, 0.4, 1.5))[1]).detach().float()
+    shape = str(list(plane.shape))
+    if shape != "[2, 9]":  # no products of a wrong shape: the shape is what there is to say
+        plane = torch.full((2, 9), torch.nan)
+    return {"shape of the plane": shape, "plane @ plane.T": plane @ plane.T, "plane.T @ plane": plane.T @ plane}
 
 
 @circle.case("what the best single direction holds", weight=2, rule=Close(rtol=1e-3))
 def _(f, draw):
     return {
-        "round": float(f(_cycle(draw, 7, 9, 2.0, 0.1))[2]),
-        "flattened": float(f(_cycle(draw, 12, 9, 2.0, 0.1, 3.0))[2]),
+        "share of the line, round circle": float(f(_cycle(draw, 7, 9, 2.0, 0.1))[2]),
+        "share of the line, flattened circle": float(f(_cycle(draw, 12, 9, 2.0, 0.3, 3.0))[2]),
     }
 
 
@@ -811,14 +981,15 @@ def _circle_with(
     scale=lambda n: (2 / n) ** 0.5,
     centre=lambda m: m - m.mean(0),
     amplitudes=None,
-    line=lambda s: s[0] ** 2 / (s**2).sum(),
+    line=lambda s, A, centred: s[0] ** 2 / (s**2).sum(),
     plane=lambda A, Vh: Vh[:2],
+    share=lambda A, Vh, s, centred: (s**2).sum() / centred.square().sum(),
 ):
     def circular_structure(means):
         centred = centre(means)
         A = amplitudes(centred) if amplitudes else scale(len(means)) * waves(angle(len(means))) @ centred
         _, s, Vh = torch.linalg.svd(A, full_matrices=False)
-        return float((s[:2] ** 2).sum() / centred.square().sum()), plane(A, Vh), float(line(s[:2]))
+        return float(share(A, Vh, s[:2], centred)), plane(A, Vh), float(line(s[:2], A, centred))
 
     return circular_structure
 
@@ -843,11 +1014,37 @@ circle.mistake(
 circle.mistake(
     "The single direction's share is taken of lengths, not of their squares. Variance is squared length.",
     name="lengths_not_squared",
-)(_circle_with(line=lambda s: s[0] / s.sum()))
+)(_circle_with(line=lambda s, A, centred: s[0] / s.sum()))
 circle.mistake(
     "The two rows of the plane are not orthonormal: take the right singular vectors of the two amplitudes.",
     name="plane_not_orthonormal",
 )(_circle_with(plane=lambda A, Vh: F.normalize(A, dim=1)))
+circle.mistake("The plane is transposed: its two directions are rows, [2, d].", name="plane_transposed")(
+    _circle_with(plane=lambda A, Vh: Vh[:2].T)
+)
+
+
+def _half_spectrum(A, Vh, s, centred):
+    power = torch.fft.rfft(centred, dim=0).abs().square().sum(1)
+    return power[1] / power[1:].sum()
+
+
+circle.mistake(
+    "`rfft` holds each frequency once, but for even n the last one has no partner and counts half: divide by the variance of "
+    "the means instead.",
+    name="last_frequency_counts_twice",
+)(_circle_with(share=_half_spectrum))
+circle.mistake(
+    "This is all the variance that falls into the plane. Other frequencies fall into it too: count the lowest alone.",
+    name="all_variance_in_the_plane",
+)(_circle_with(share=lambda A, Vh, s, centred: (centred @ Vh[:2].T).square().sum() / centred.square().sum()))
+circle.mistake(
+    "The line's share is taken of all variance. It is a share of the circle's own.", name="line_of_all_variance"
+)(_circle_with(line=lambda s, A, centred: s[0] ** 2 / centred.square().sum()))
+circle.mistake(
+    "The larger of cosine and sine need not be the best direction: the longest axis may lie between. Take `s[0]` of the svd.",
+    name="larger_of_cosine_and_sine",
+)(_circle_with(line=lambda s, A, centred: A.square().sum(1).max() / A.square().sum()))
 
 
 @circle.alternative
@@ -961,11 +1158,15 @@ def latent_by_latent_heads(z, W_O, W_enc, f):
 # -- 08.8 ---------------------------------------------------------------------------------------------------------
 
 MARGIN = 0.1
+ROUNDED = 0.0051
+"""Numbers rounded to two decimals are as good."""
+_TRUE_OF_DIRECTIONS = ("recovery", "stability", "explanation")
 
 
-def _best_cosine(a, b):
+def _best_cosine(a, b, turned=False):
     a, b = (F.normalize(torch.as_tensor(m).float(), dim=1) for m in (a, b))
-    return (a @ b.T).amax(dim=1)
+    cosines = a @ b.T
+    return (cosines.abs() if turned else cosines).amax(dim=1)
 
 
 def _balanced(fires, said):
@@ -973,13 +1174,13 @@ def _balanced(fires, said):
     return (float(said[fires].float().mean()) + float((~said[~fires]).float().mean())) / 2
 
 
-def measured(name: str, data: dict) -> tuple[float, float]:
-    """(value, baseline) of one named measurement."""
+def measured(name: str, data: dict, turned: bool = False) -> tuple[float, float]:
+    """(value, baseline) of one named measurement; `turned`: with absolute cosines, which is wrong."""
     if name == "recovery":
-        hits = [(_best_cosine(data["truth"], data[who]) > 0.9).float().mean() for who in ("found", "data")]
+        hits = [(_best_cosine(data["truth"], data[who], turned) > 0.9).float().mean() for who in ("found", "data")]
         return float(hits[0]), float(hits[1])
     if name == "stability":
-        hits = [(_best_cosine(data["first"], data[who]) > 0.7).float().mean() for who in ("second", "random")]
+        hits = [(_best_cosine(data["first"], data[who], turned) > 0.7).float().mean() for who in ("second", "random")]
         return float(hits[0]), float(hits[1])
     if name == "absorption":
         return float(data["absorbed"].float().mean()), float(data["control"].float().mean())
@@ -993,7 +1194,7 @@ def measured(name: str, data: dict) -> tuple[float, float]:
 def side_of(name: str, value: float, baseline: float) -> str:
     """Whether a measurement speaks for features as single directions, or against."""
     above = value > baseline + MARGIN
-    return "for" if above == (name in ("recovery", "stability", "explanation")) else "against"
+    return "for" if above == (name in _TRUE_OF_DIRECTIONS) else "against"
 
 
 def _case_with(
@@ -1049,31 +1250,86 @@ case = lesson.exercise(
 )
 
 
-def _evidence(draw: Draw, real: bool, clean: bool):
-    """Arrays for all five measurements: found features real or noise; absorption and circles absent when `clean`."""
-    rng = draw.rng
-    unit = lambda *shape: (lambda m: m / np.linalg.norm(m, axis=-1, keepdims=True))(rng.normal(size=shape))  # noqa: E731
-    truth, n, d = unit(20, 16), 24, 16
-    noisy = lambda m, s: m + s * unit(*m.shape)  # noqa: E731
-    spread = rng.uniform(0.05, 0.6, (20, 1))
-    found = np.concatenate([noisy(truth, spread), unit(4, d)]) if real else unit(n, d)
-    second = noisy(found, rng.uniform(0.1, 1.4, (n, 1))) if real else unit(n, d)
-    fires = rng.uniform(size=200) < 0.3
-    predicted = np.where(rng.uniform(size=200) < (0.15 if real else 0.5), ~fires, fires)
-    angle = 2 * np.pi * np.arange(7) / 7
-    ring = 0.0 if clean else 1.5
-    means = ring * np.stack([np.cos(angle), np.sin(angle)], 1) @ unit(2, d)
-    # another order of the week: fast waves, so that nothing is left at the lowest frequency
-    means = means + np.stack([np.cos(2 * angle), np.sin(3 * angle)], 1) @ unit(2, d) + 0.02 * rng.normal(size=(7, d))
+_RANGES = {
+    # value and baseline of each kind of evidence: clearly above the margin, below the baseline, or between the two
+    "above": {"value": (0.62, 0.9), "baseline": (0.08, 0.35)},
+    "below": {"value": (0.02, 0.1), "baseline": (0.18, 0.35)},
+    "between": {"value": (0.36, 0.38), "baseline": (0.30, 0.32)},
+}
+
+
+def _unit(rng, n, d):
+    rows = rng.normal(size=(n, d))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _matching(rng, wanted, hits: int, n: int, above: float):
+    """n rows of any length: the first `hits` of `wanted` have one at a cosine > `above`, the next two one turned round, two
+    more one that does not quite reach it; the rest are at right angles to all."""
+    beside = np.linalg.svd(wanted)[2][len(wanted) :]
+    cosine = rng.uniform(above + 0.02, 0.99, len(wanted))
+    cosine[hits : hits + 2] *= -1
+    cosine[hits + 2 :] = rng.uniform(above - 0.2, above - 0.02, len(cosine[hits + 2 :]))
+    cosine = np.append(cosine[: hits + 4], np.zeros(n))[:n, None]
+    near = np.concatenate([wanted, np.zeros((n, wanted.shape[1]))])[:n]
+    rows = cosine * near + (1 - cosine**2) ** 0.5 * _unit(rng, n, len(beside)) @ beside
+    return rng.permutation(rows * rng.uniform(0.5, 2, (n, 1)))
+
+
+def _means(rng, n: int, d: int, share: float):
+    """Class means with exactly this share of their variance at the lowest frequency."""
+    phase = 2 * np.pi * np.arange(n) / n
+    made = 0
+    for k, power in ((1, share), (2, (1 - share) / 2), (3, (1 - share) / 2)):
+        plane = np.linalg.qr(rng.normal(size=(d, 2)))[0].T
+        made = made + (3 * power) ** 0.5 * np.stack([np.cos(k * phase), np.sin(k * phase)], 1) @ plane
+    return made + rng.normal(size=d)
+
+
+def _some(rng, n: int, share: float):
+    """n booleans, `share` of them true."""
+    return rng.permutation(np.arange(n) < round(share * n))
+
+
+def _said(rng, fires, accuracy: float):
+    """Predictions with this balanced accuracy."""
+    said = np.zeros(len(fires), bool)
+    said[fires] = _some(rng, int(fires.sum()), accuracy)
+    said[~fires] = _some(rng, int((~fires).sum()), 1 - accuracy)
+    return said
+
+
+def _evidence(draw: Draw, features: str, failures: str, n: int = 7):
+    """Arrays for all five measurements. `features`: how recovery, stability and explanation come out, `failures`: how
+    absorption and the circle do; both a key of `_RANGES`. n: classes on the circle."""
+    rng, d = draw.rng, 32
+
+    def numbers(kind):
+        return rng.uniform(*_RANGES[kind]["value"]), rng.uniform(*_RANGES[kind]["baseline"])
+
+    truth, first = np.linalg.qr(rng.normal(size=(d, d)))[0][:22], _unit(rng, 22, d)
+    hits = {which: [round(22 * share) for share in numbers(features)] for which in ("recovery", "stability")}
+    fires, (of_rule, of_shuffled) = _some(rng, 200, 0.3), numbers(features)
+    of_parent, chance = numbers(failures), 2 / (n - 1)
+    round_ = {"above": rng.uniform(0.6, 0.9), "below": chance / 4, "between": chance + rng.uniform(0.05, 0.07)}
     made = {
-        "recovery": {"found": found, "truth": truth, "data": noisy(truth, 1.0)[rng.integers(0, 20, n)]},
-        "stability": {"first": found, "second": second, "random": unit(n, d)},
-        "absorption": {
-            "absorbed": rng.uniform(size=300) < (0.05 if clean else 0.45),
-            "control": rng.uniform(size=300) < 0.05,
+        "recovery": {
+            "found": _matching(rng, truth, hits["recovery"][0], 24, 0.9),
+            "truth": truth,
+            "data": _matching(rng, truth, hits["recovery"][1], 24, 0.9),
         },
-        "circle": {"means": means},
-        "explanation": {"fires": fires, "predicted": predicted, "shuffled": rng.permutation(predicted)},
+        "stability": {
+            "first": first,
+            "second": _matching(rng, first, hits["stability"][0], 24, 0.7),
+            "random": _matching(rng, first, hits["stability"][1], 24, 0.7),
+        },
+        "absorption": {"absorbed": _some(rng, 300, of_parent[0]), "control": _some(rng, 300, of_parent[1])},
+        "circle": {"means": _means(rng, n, 16, round_[failures])},
+        "explanation": {
+            "fires": fires,
+            "predicted": _said(rng, fires, 0.5 + 0.5 * (of_rule - of_shuffled)),
+            "shuffled": _said(rng, fires, 0.5),
+        },
     }
     return {
         name: {
@@ -1084,60 +1340,175 @@ def _evidence(draw: Draw, real: bool, clean: bool):
     }
 
 
-def _read(real: bool, clean: bool):
+class _Finding(Rule):
+    """Text of the form "kind" or "kind: what to tell": fine when the kind is "right", the same mistake when kinds agree."""
+
+    def problem(self, got, want):
+        kind, _, text = str(got).partition(": ")
+        return None if kind == "right" else text
+
+    def same(self, a, b):
+        return str(a).partition(": ")[0] == str(b).partition(": ")[0]
+
+
+def _finding_names(names, evidence):
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    unknown = [name for name in names if name not in evidence]
+    if unknown:
+        return f"unknown: {unknown[0]!r} is not one of {', '.join(evidence)}"
+    if repeated:
+        return f"repeated: {repeated[0]} is listed more than once"
+    return "right" if len(names) >= 3 else f"few: only {len(names)} measurements; at least three are asked for"
+
+
+def _near(a: float, b: float) -> bool:
+    return abs(a - b) < ROUNDED
+
+
+def _finding_numbers(rows, i: int, truth, patterns):
+    """Values (i = 0) or baselines (1) against the true ones; `patterns`: {kind: the wrong number a row would then hold}."""
+    key = ("value", "baseline")[i]
+    wrong = [row for row in rows if not _near(row[key], truth[row["name"]][i])]
+    if not wrong:
+        return "right"
+    kind = next((kind for kind, fits in patterns.items() if fits(wrong)), "other")
+    said = "; ".join(f"{row['name']} is {row[key]:.4g}, expected {truth[row['name']][i]:.4g}" for row in wrong)
+    return f"{kind}: {said}"
+
+
+_SIDES = {
+    # how a learner may decide; the first that explains every row names the mistake
+    "no margin": lambda name, v, b: "for" if (v > b) == (name in _TRUE_OF_DIRECTIONS) else "against",
+    "decided": lambda name, v, b: "for" if name in _TRUE_OF_DIRECTIONS else "against",
+    "above is for": lambda name, v, b: "for" if v > b + MARGIN else "against",
+}
+
+
+def _finding_sides(rows):
+    wrong = [row for row in rows if row["supports"] != side_of(row["name"], row["value"], row["baseline"])]
+    if not wrong:
+        return "right"
+
+    def explains(rule):
+        return all(row["supports"] == rule(row["name"], row["value"], row["baseline"]) for row in rows)
+
+    kind = next((kind for kind, rule in _SIDES.items() if explains(rule)), "other")
+    said = "; ".join(
+        f"{row['name']} says {row['supports']!r}, but {row['value']:.2f} is "
+        f"{'' if row['value'] > row['baseline'] + MARGIN else 'not '}above {row['baseline']:.2f} + {MARGIN}"
+        for row in wrong
+    )
+    return f"{kind}: {said}"
+
+
+def _written_otherwise(text: str, number: float) -> bool:
+    """Whether the text holds the number as a percentage or with other than two decimals."""
+    for token, percent in re.findall(r"(\d*\.?\d+) ?(%?)", text):
+        decimals = len(token.partition(".")[2])
+        unit = 0.01 if percent else 1.0
+        if abs(unit * float(token) - number) < 0.51 * unit * 10.0**-decimals + 1e-4:
+            return True
+    return False
+
+
+def _finding_quotes(rows, which, text, truth):
+    mine = [row for row in rows if row["supports"] == which]
+    if not mine:
+        silent = "no measurement" in text.lower()
+        return "right" if silent else 'silent: no measurement supports this side; the text has to say "no measurement"'
+    missing, kinds = [], set()
+    for row in mine:
+        for i, key in enumerate(("value", "baseline")):
+            both = {f"{row[key]:.2f}"} | {f"{t[i]:.2f}" for t in [truth[row["name"]]] if _near(t[i], row[key])}
+            if not any(re.search(rf"(?<![\d.]){re.escape(one)}(?![\d%])", text) for one in both):
+                missing.append(f"{row['name']}, {key} {row[key]:.2f}")
+                kinds.add("decimals" if _written_otherwise(text, row[key]) else "missing")
+    if not missing:
+        return "right"
+    how = " (exactly two decimals: 0.53, not 53% or 0.533)"
+    return f"{'decimals' if kinds == {'decimals'} else 'missing'}: not quoted: {'; '.join(missing)}{how}"
+
+
+def _finding_words(texts):
+    words = {which: len(set(re.findall(r"[A-Za-z]{2,}", text.lower()))) for which, text in texts.items()}
+    short = {which: count for which, count in words.items() if count < 15}
+    said = "; ".join(f'"{which}" has {count} different words, 15 are asked for' for which, count in short.items())
+    return f"short {' '.join(short)}: {said}" if short else "right"
+
+
+def _rows(values, prefix):
+    rows = []
+    while f"{prefix}measurements.{len(rows)}.name" in values and len(rows) < 20:
+        at = f"{prefix}measurements.{len(rows)}."
+        row = {key: values[at + key] for key in ("name", "value", "baseline", "supports")}
+        rows.append({"name": str(row["name"]), "supports": str(row["supports"])})
+        rows[-1] |= {key: float(row[key]) for key in ("value", "baseline")}
+    return rows
+
+
+def _findings(values, evidence, prefix=""):
     """Judge a memo on the trusted side: everything in it is computed again from the same evidence."""
-
-    def measure(values, draw):
-        evidence = _evidence(draw, real, clean)
-        rows = []
-        while f"measurements.{len(rows)}.name" in values and len(rows) < 20:
-            at = f"measurements.{len(rows)}."
-            rows.append({key: values[at + key] for key in ("name", "value", "baseline", "supports")})
-        names = [str(row["name"]) for row in rows]
-        known = [name in evidence for name in names]
-        truth = [measured(name, evidence[name]) if name in evidence else (np.nan, np.nan) for name in names]
-        texts = {which: str(values.get(which, "")) for which in ("for", "against", "conclusion")}
-
-        def near(key, i):
-            return all(abs(float(row[key]) - t[i]) < 1e-3 for row, t in zip(rows, truth))
-
-        sides = [side_of(name, *t) for name, t, ok in zip(names, truth, known) if ok]
-        quoted = {
-            which: all(
-                f"{t[0]:.2f}" in texts[which] and f"{t[1]:.2f}" in texts[which]
-                for t, s in zip(truth, sides)
-                if s == which
-            )
-            and (which in sides or "no measurement" in texts[which].lower())
-            for which in ("for", "against")
-        }
-        words = {which: len(set(re.findall(r"[A-Za-z]{2,}", text.lower()))) for which, text in texts.items()}
-        return {
-            "three different measurements": len(set(names)) >= 3 and len(set(names)) == len(names) and all(known),
-            "values": near("value", 0),
-            "baselines": near("baseline", 1),
-            "sides": [str(row["supports"]) for row in rows] == sides,
-            "the case for quotes its numbers": quoted["for"],
-            "the case against quotes its numbers": quoted["against"],
-            "at least 15 different words in each text": min(words.values()) >= 15,
-        }
-
-    return measure
+    rows = _rows(values, prefix)
+    texts = {which: str(values.get(prefix + which, "")) for which in ("for", "against", "conclusion")}
+    names = _finding_names([row["name"] for row in rows], evidence)
+    rows = [row for row in rows if row["name"] in evidence]
+    truth = {name: measured(name, parts) for name, parts in evidence.items()}
+    turned = {name: measured(name, parts, turned=True) for name, parts in evidence.items()}
+    n = len(evidence["circle"]["means"])
+    return {
+        "measurements": names,
+        "values": _finding_numbers(
+            rows, 0, truth, {"turned": lambda wrong: all(_near(row["value"], turned[row["name"]][0]) for row in wrong)}
+        ),
+        "baselines": _finding_numbers(
+            rows,
+            1,
+            truth,
+            {
+                "zero": lambda wrong: all(row["baseline"] == 0 for row in rows),
+                "turned": lambda wrong: all(_near(row["baseline"], turned[row["name"]][1]) for row in wrong),
+                "one wave": lambda wrong: (
+                    {row["name"] for row in wrong} == {"circle"} and _near(wrong[0]["baseline"], 1 / (n - 1))
+                ),
+            },
+        ),
+        "sides": _finding_sides(rows),
+        "the case for": _finding_quotes(rows, "for", texts["for"], truth),
+        "the case against": _finding_quotes(rows, "against", texts["against"], truth),
+        "length": _finding_words(texts),
+    }
 
 
-@case.case("evidence in which both sides have something", weight=2, rule=Exact(), measure=_read(True, False))
+def _read(*kind):
+    return lambda values, draw: _findings(values, _evidence(draw, *kind))
+
+
+def _read_twice(values, draw):
+    found = _findings(values, _evidence(draw, "above", "above"), "memo.")
+    first, second = ([row["value"] for row in _rows(values, prefix)] for prefix in ("memo.", "again."))
+    follows = "pasted: other evidence gives the same values" if first and first == second else "right"
+    return found | {"values follow the evidence": follows}
+
+
+@case.case("evidence in which both sides have something", weight=2, rule=_Finding(), measure=_read_twice)
 def _(f, draw):
-    return f(_evidence(draw, True, False))
+    first, second = _evidence(draw, "above", "above"), _evidence(draw, "below", "below")
+    return {"memo": f(first), "again": f(second)}
 
 
-@case.case("evidence in which everything speaks for features", rule=Exact(), measure=_read(True, True))
+@case.case("evidence in which everything speaks for features", rule=_Finding(), measure=_read("above", "below", 12))
 def _(f, draw):
-    return f(_evidence(draw, True, True))
+    return f(_evidence(draw, "above", "below", 12))
 
 
-@case.case("evidence in which the dictionary is noise", rule=Exact(), measure=_read(False, False))
+@case.case("evidence in which the dictionary is noise", rule=_Finding(), measure=_read("below", "above"))
 def _(f, draw):
-    return f(_evidence(draw, False, False))
+    return f(_evidence(draw, "below", "above"))
+
+
+@case.case("evidence within the margin of 0.1", rule=_Finding(), measure=_read("between", "between", 12))
+def _(f, draw):
+    return f(_evidence(draw, "between", "between", 12))
 
 
 case.mistake(
@@ -1145,6 +1516,20 @@ case.mistake(
     "measurement can come out either way.",
     name="sides_decided_beforehand",
 )(_case_with(side=lambda name, v, b: "against" if name in ("absorption", "circle") else "for"))
+case.mistake("The margin of 0.1 is missing: a measurement is above if value > baseline + 0.1.", name="margin_missing")(
+    _case_with(side=_SIDES["no margin"])
+)
+case.mistake(
+    '"Above" is read as "for" in all five. Absorption and the circle speak *against* single directions when they are above.',
+    name="above_read_as_for",
+)(_case_with(side=_SIDES["above is for"]))
+case.mistake(
+    "The circle's baseline is 2/(n-1): one frequency has two waves, a cosine and a sine.", name="baseline_of_one_wave"
+)(_case_with(value=lambda name, data: (measured(name, data)[0], measured(name, data)[1] / (1 + (name == "circle")))))
+case.mistake(
+    "Cosines are taken without their sign. A direction turned round is another direction: no `.abs()`.",
+    name="cosine_sign_ignored",
+)(_case_with(value=lambda name, data: measured(name, data, turned=True)))
 case.mistake(
     "The baselines are 0. A number means nothing without what chance, or a simple method, would give.",
     name="no_baseline",
@@ -1153,14 +1538,21 @@ case.mistake(
     "The numbers are pasted from another run: compute them from the evidence that is passed in.", name="pasted_numbers"
 )(_case_with(value=lambda name, data: (0.83, 0.21)))
 case.mistake(
-    "The texts do not quote the measurements. Each belongs, with its baseline, in the text of the side it speaks for.",
+    "The texts do not quote every measurement. Each belongs, with its baseline, in the text of the side it speaks for.",
     name="texts_without_numbers",
 )(_case_with(quote=lambda m: f"the {m['name']} says so"))
+case.mistake(
+    "Quote with exactly two decimals: 0.53, not 53% or 0.533.",
+    name="numbers_written_otherwise",
+)(_case_with(quote=lambda m: f"{m['name']}: {m['value']:.1%} against a baseline of {m['baseline']:.1%}"))
 case.mistake("Only one side is argued. Write the best case against your own view too.", name="one_sided")(
     _case_with(texts=lambda said: {**said, "against": ""})
 )
+case.mistake("Only two measurements or fewer are made; at least three are asked for.", name="too_few_measurements")(
+    _case_with(names=("recovery", "circle"))
+)
 case.mistake(
-    "One measurement is counted three times; three *different* ones are asked for.", name="one_measurement_repeated"
+    "One measurement is listed more than once; three *different* ones are asked for.", name="one_measurement_repeated"
 )(_case_with(names=("recovery", "recovery", "recovery")))
 
 
