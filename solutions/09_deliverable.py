@@ -56,9 +56,10 @@ Html(directions_svg(cover_W, ["p = 1", "p = 0.2", "p = 0.05"]))
 # ### Exercise 09.1: A phase transition, from a seed to its numbers
 #
 # Write a function that trains the toy model of lesson 02 with **12 features in 4 dimensions**, importances $0.9^i$, uniform values, at six or more feature probabilities from at least 0.8 down to at most 0.03, all from `seed`. Return a dictionary:
-# `feature_probability` [runs]; the trained `W` [runs, 4, 12] and `b` [runs, 12]; `represented` [runs], how many features have $\|W_i\|^2 > \tfrac12$; and `onset`, the largest probability at which more than 4 are represented (0 if none).
+# `feature_probability` [runs]; the trained `W` [runs, 4, 12] and `b` [runs, 12]; `represented` [runs], how many features have $\|W_i\|^2 > \tfrac12$; and `onset`, the largest probability at which *more than* 4 are represented (0 if none).
+# With `toy.train_toy_model` the weights are `result.W` and `result.model.b.detach()`.
 #
-# The check calls it with seeds of its own, counts again from your weights, and recomputes the loss on fresh data: at every probability at most 1.25 times what four exact features and eight guessed means would cost, at the sparsest at most half of that. At the dense end at most 5
+# The check calls it with seeds of its own, counts again from your weights, and recomputes the loss on fresh data: at every probability at most 1.25 times the cost of no superposition (the four most important features kept exactly, for each of the other eight its mean as a constant guess), at the sparsest at most half of that. At the dense end at most 5
 # features, at the sparse end at least 8. Keep it under a few seconds.
 
 
@@ -129,7 +130,7 @@ gram_heatmaps(
 # ### Exercise 09.2: A toy autoencoder that recovers known features
 #
 # Write a function that trains a sparse autoencoder on `samples` [n, d] and returns its decoder, `n_latents` rows of d. The check makes samples from features that it knows and you do not (24 in 16 dimensions, three at a time; 20 in 14, two at a time) and counts what you recovered: a feature
-# is recovered when a row of its own has a cosine above 0.9 with it. At least 70%, and at least 30 points above as many random data points. A few seconds at most.
+# is recovered when a row of its own has a cosine above 0.9 with it. At least 70%, and at least 30 points above as many random data points. Your function is not told how many are active at a time: choose one `k` that serves both (the default of `SAEConfig`, 32, does not). A few seconds at most.
 
 
 # %% answer="09.2"
@@ -227,20 +228,22 @@ figures.recovery_figure(
 # %% [markdown]
 # ### Exercise 09.4: Five latents, explained and tested
 #
-# Study at least five latents of the course's middle autoencoder (`load_sae("middle")`). Which ones you may choose follows from your name: `author_latents("Your Name")`, one in five. Your function returns `{"author": "Your Name", "latents": [...]}`; each record is a dictionary with
+# Study at least five latents of the course's middle autoencoder (`load_sae("middle")`), twenty at most. Which ones you may choose follows from your name: `author_latents("Your Name")`, one in five. Your function returns `{"author": "Your Name", "latents": [...]}`; each record is a dictionary with
 #
 # | key | what |
 # |---|---|
 # | `latent` | its number |
-# | `explanation` | one sentence that a stranger could apply to a new text |
-# | `pattern` | the same as a regular expression, at most 200 characters, that tells from the last 16 tokens of text (the latent's token is the last of them) whether it fires **strongly**: above a quarter of its largest activation |
+# | `explanation` | one sentence, at least five words, that a stranger could apply to a new text |
+# | `pattern` | the same as a regular expression, at most 200 characters, that tells from the last 16 tokens of text (the latent's token is the last of them) whether it fires **strongly**: above a quarter of its largest activation on the same text |
 # | `score` | the pattern's balanced accuracy, measured on text that you did *not* look at while writing it |
-# | `promotes` | three to ten token ids that lose most log-probability when the latent is removed where it fires strongly |
+# | `promotes` | three to ten different token ids (whole numbers) that lose most log-probability when the latent is removed where it fires strongly |
 # | `support` | how much they lose on average, in nats, measured at *other* places than those they were found at |
 # | `control` | the same with a random direction of the same length removed |
 #
-# The records hold plain numbers, because the check loads no language model. It measures them again on text held back: every pattern has to reach 0.7 and beat shuffled labels, your scores must not be more than 0.17 too high, your tokens must lose more than 97.5% of all tokens do when a random direction goes, and the effects you
-# state must be right within a factor of four.
+# The records hold plain numbers, because the check loads no language model. It measures them again on text held back. At least five patterns have to reach 0.7 there and beat shuffled labels, and the tokens of at least five latents must lose more than 97.5% of all tokens do when a random direction goes. Every score you state has to be
+# right within 0.17, every effect within a factor of four; these two count only where at least three patterns, or effects, hold.
+#
+# **Choose latents that fire strongly often**: at least 40 times in the open text below (`look_tokens` and `score_tokens` together, not in quick mode) is safe. The held-back text is as long; a latent that fires strongly fewer than 20 times there cannot be measured and does not count towards your five.
 #
 # Two helpers save you time: `split_open` gives the rows of the held-out corpus that are yours to use, and `removal_support` removes a latent at single positions (only the changed position runs again, so hundreds of removals take seconds). Show the dashboard pieces of lesson 06 for each latent: strong, middling and weak contexts, its density, the tokens it supports.
 
@@ -533,8 +536,8 @@ check("09.4", my_latents)
 # %% [markdown]
 # ### Exercise 09.5: A comparison, with its interval
 #
-# Compare two groups of latents: the early against the late layer, or two sparsity levels. Write a function of two groups, each a pair `(tokens, fires)`: `tokens` [n] are token numbers in reading order, `fires` [n, latents] says where each latent fires strongly. Choose one measure that gives a number for each latent. Return `first` and `second`, the values;
-# `difference`, the mean of the second minus the mean of the first; and `low` and `high`, its 95% bootstrap interval **over latents**.
+# Compare two groups of latents: the early against the late layer, or two sparsity levels. Write a function of two groups, each a pair `(tokens, fires)`: `tokens` [n] are token numbers in reading order, `fires` [n, latents] is True where a latent fires strongly; both are NumPy arrays. Choose one measure that gives a number for each latent. Return `first` and `second`, the values;
+# `difference`, the mean of the second minus the mean of the first; and `low` and `high`, its 95% bootstrap interval **over latents** (at least 1,000 draws of both groups).
 #
 # The check gives it latents of the early, middle and late autoencoder on the held-back text. The measure is yours; each value must belong to its latent, the difference and interval must follow from the values, and a group compared with itself must differ by nothing.
 

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from course_utils import toy
-from course_utils.features.held_back import author_latents, load_held_back, pattern_says
+from course_utils.features.held_back import ENOUGH, author_latents, load_held_back, pattern_says
 from course_utils.grading import Between, Close, Draw, Exact, Lesson
+from course_utils.grading.judge import Rule
 from course_utils.sae import SAEConfig, numpy_sae, train_sae
 
 lesson = Lesson("09", "Deliverable: superposition and SAE features", slug="09_deliverable")
+
+
+class Said(Rule):
+    """A measure's own sentence about what is wrong; empty where nothing is. Two answers are told apart by other values."""
+
+    def problem(self, got, want):
+        return str(got) or None
+
+    def same(self, a, b):
+        return True
+
+
+def _told(sentence="", kind="", **values):
+    """What is wrong in words, the kind of it (known mistakes are recognised by that), and numbers with bounds."""
+    return {"0": sentence, "1": kind if sentence else "", **values}
+
+
+_TOLD = {"0": Said(), "1": Exact()}
+
+
+def _brief(numbers):
+    return "[" + ", ".join(f"{float(number):.4g}" for number in np.ravel(numbers)) + "]"
+
 
 # -- graded by hand -----------------------------------------------------------------------------------------------
 
@@ -147,27 +173,61 @@ def _read_sweep(values, prefix=""):
 
 
 def _claims(values, draw):
-    p, W, _ = _read_sweep(values)
-    counts = ((W**2).sum(axis=1) > 0.5).sum(axis=1)
-    onset = max((float(q) for q, count in zip(p, counts) if count > D), default=0.0)
-    said = np.asarray(values["represented"], dtype=float).ravel()
-    return {
-        "represented as counted from W": bool(said.shape == counts.shape and (said == counts).all()),
-        "onset as found from W": bool(abs(float(values["onset"]) - onset) < 1e-6),
+    runs = []
+    for name in ("first.", "other."):
+        p, W, _ = _read_sweep(values, name)
+        said, onset = np.asarray(values[name + "represented"], dtype=float).ravel(), float(values[name + "onset"])
+        runs.append((p, (W**2).sum(axis=1), said, onset))
+
+    def onset_of(count, fewest):
+        return lambda p, squares: max((q for q, n in zip(p, count(squares)) if n >= fewest), default=0.0)
+
+    def squared(squares):
+        return (squares > 0.5).sum(axis=1)
+
+    def plain(squares):
+        return (squares > 0.25).sum(axis=1)
+
+    def counts_are(count):
+        return all(len(said) == len(p) and (said == count(squares)).all() for p, squares, said, _ in runs)
+
+    def onsets_are(found):
+        return all(abs(onset - found(p, squares)) < 1e-6 for p, squares, _, onset in runs)
+
+    if not counts_are(squared):
+        _, squares, said, _ = runs[0]
+        if counts_are(plain):
+            return _told("`represented` counts where ||W_i|| > 0.5; asked is ||W_i||^2 > 0.5.", "lengths not squared")
+        return _told(
+            f"`represented` is {_brief(said)}; counted from W it is {_brief(squared(squares))}.", "other counts"
+        )
+    right = onset_of(squared, D + 1)
+    if onsets_are(right):
+        return _told()
+    known = {
+        "smallest": lambda p, squares: min((q for q, n in zip(p, squared(squares)) if n > D), default=0.0),
+        "at least": onset_of(squared, D),
+        "sparsity": lambda p, squares: 1 - right(p, squares),
     }
+    kind = next((name for name, found in known.items() if onsets_are(found)), "other onset")
+    p, squares, _, onset = next(run for run in runs if abs(run[3] - right(*run[:2])) >= 1e-6)
+    return _told(f"`onset` is {onset:.4g}; from W and feature_probability it is {right(p, squares):.4g}.", kind)
+
+
+def _losses_over_plain(p, W, b, draw, data_p):
+    x = draw.rng.uniform(size=(len(p), 4000, N)) * (draw.rng.uniform(size=(len(p), 4000, N)) < data_p[:, None, None])
+    x_hat = np.maximum(x @ W.transpose(0, 2, 1) @ W + b[:, None], 0)
+    loss = (IMPORTANCE * (x - x_hat) ** 2).sum(axis=-1).mean(axis=-1)
+    # what the best D features kept exactly, and the rest guessed by their mean, would cost
+    return loss / np.maximum((data_p / 3 - data_p**2 / 4) * IMPORTANCE[D:].sum(), 1e-9)
 
 
 def _quality(values, draw):
     p, W, b = _read_sweep(values)
-    x = draw.rng.uniform(size=(len(p), 4000, N)) * (draw.rng.uniform(size=(len(p), 4000, N)) < p[:, None, None])
-    x_hat = np.maximum(x @ W.transpose(0, 2, 1) @ W + b[:, None], 0)
-    loss = (IMPORTANCE * (x - x_hat) ** 2).sum(axis=-1).mean(axis=-1)
-    # what the best D features kept exactly, and the rest guessed by their mean, would cost
-    plain = (p / 3 - p**2 / 4) * IMPORTANCE[D:].sum()
-    ratio = loss / np.maximum(plain, 1e-9)
     counts = ((W**2).sum(axis=1) > 0.5).sum(axis=1)
     densest, sparsest = int(p.argmax()), int(p.argmin())
-    return {
+    ratio = _losses_over_plain(p, W, b, draw, p)
+    numbers = {
         "runs": len(p),
         "largest feature probability": float(p.max()),
         "smallest feature probability": float(p.min()),
@@ -176,12 +236,33 @@ def _quality(values, draw):
         "features represented, densest": int(counts[densest]),
         "features represented, sparsest": int(counts[sparsest]),
     }
+    nothing = dict.fromkeys(numbers, 0.0)
+    if not 0 <= p.min() <= p.max() <= 1:
+        return _told("`feature_probability` has to lie between 0 and 1.", "no probability", **nothing)
+    if ratio.max() > 1.25:
+        # which slip is it? weights that fit data of probability 1 - p; or no biases, with weights that would do with some
+        real = p < 1 - 1e-6
+        if real.any() and _losses_over_plain(p[real], W[real], b[real], draw, 1 - p[real]).max() < 1.25:
+            return _told("these weights fit data whose features are active with probability 1 - p.", "1 - p", **nothing)
+        if not b.any():
+            # where features are dense the ReLU matters little, and the best biases can be written down
+            x = draw.rng.uniform(size=(len(p), 4000, N)) * (draw.rng.uniform(size=(len(p), 4000, N)) < p[:, None, None])
+            best = (x - x @ W.transpose(0, 2, 1) @ W).mean(axis=1)
+            trained = _losses_over_plain(p, W, best, draw, p)[p >= np.median(p)].mean() < 1.2
+            text = f"all biases are 0, and the loss is up to {ratio.max():.1f} times that of no superposition."
+            return _told(text, "no biases" if trained else "untrained", **nothing)
+    return _told(**numbers)
 
 
-@phase.case("the numbers stated follow from the weights returned", weight=2, rule=Exact(), measure=_claims)
+def _two_sweeps(f, draw, keys):
+    seeds = draw.rng.choice(10**6, 2, replace=False) + 1
+    found = {name: f(int(seed)) for name, seed in zip(("first", "other"), seeds)}
+    return {name: {key: sweep[key] for key in keys} for name, sweep in found.items()}
+
+
+@phase.case("the numbers stated follow from the weights returned", weight=2, rule=_TOLD, measure=_claims)
 def _(f, draw):
-    found = f(int(draw.rng.integers(1, 10**6)))
-    return {name: found[name] for name in ("feature_probability", "W", "b", "represented", "onset")}
+    return _two_sweeps(f, draw, ("feature_probability", "W", "b", "represented", "onset"))
 
 
 @phase.case(
@@ -189,6 +270,7 @@ def _(f, draw):
     weight=2,
     measure=_quality,
     rule={
+        **_TOLD,
         "runs": Between(6, 64),
         "largest feature probability": Between(0.8, 1.0),
         "smallest feature probability": Between(0.001, 0.03),
@@ -206,14 +288,14 @@ def _(f, draw):
 def _two_runs(values, draw):
     _, first, _ = _read_sweep(values, "first.")
     _, other, _ = _read_sweep(values, "other.")
-    return {"the same weights for two seeds": bool(first.shape == other.shape and np.allclose(first, other, atol=1e-3))}
+    if first.shape == other.shape and np.allclose(first, other, atol=1e-3):
+        return _told("two seeds give the very same weights.", "same")
+    return _told()
 
 
-@phase.case("another seed trains other models", weight=1, rule=Exact(), measure=_two_runs)
+@phase.case("another seed trains other models", weight=1, rule=_TOLD, measure=_two_runs)
 def _(f, draw):
-    a, b = draw.rng.choice(10**6, 2, replace=False) + 1
-    keys = ("feature_probability", "W", "b")
-    return {name: {key: found[key] for key in keys} for name, found in (("first", f(int(a))), ("other", f(int(b))))}
+    return _two_sweeps(f, draw, ("feature_probability", "W", "b"))
 
 
 @phase.mistake(
@@ -238,7 +320,8 @@ def never_trained(seed):
 
 
 @phase.mistake(
-    "`feature_probability` holds the sparsity S: it should be p = 1 - S, the probability that a feature is active."
+    "The weights fit data of probability 1 - p: `feature_probability` holds the sparsity S where p = 1 - S is asked, or training "
+    "got 1 - p."
 )
 def sparsity_for_probability(seed):
     W, b = _trained(int(seed))
@@ -254,6 +337,18 @@ def sparsity_for_probability(seed):
 def onset_at_the_sparse_end(seed):
     found = measured_transition(seed)
     return {**found, "onset": min(p for p, count in zip(PROBABILITY, found["represented"]) if count > D)}
+
+
+@phase.mistake("The onset counts runs with 4 features too: asked is *more* than 4, `count > 4`.")
+def onset_at_four(seed):
+    found = measured_transition(seed)
+    return {**found, "onset": max((p for p, n in zip(PROBABILITY, found["represented"]) if n >= D), default=0.0)}
+
+
+@phase.mistake("The onset is given as a sparsity, 1 - p: asked is the feature probability p itself.")
+def onset_as_sparsity(seed):
+    found = measured_transition(seed)
+    return {**found, "onset": 1 - found["onset"]}
 
 
 @phase.mistake("The biases are missing (all zero): with them the loss of these weights would be several times smaller.")
@@ -339,17 +434,20 @@ def _recovery(which):
         samples, truth = _sparse_samples(draw, n, d, k)
         rows = np.asarray(values[""], dtype=float)
         if rows.shape != (n_latents, d):
-            raise ValueError(f"the dictionary should be [{n_latents}, {d}], it is {list(rows.shape)}")
+            kind = "transposed" if rows.shape == (d, n_latents) else "shape"
+            text = f"the dictionary should be [{n_latents}, {d}], it is {list(rows.shape)}."
+            return _told(text, kind, **dict.fromkeys(_RECOVERED, 0.0))
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
         share = numpy_sae.match_features(rows, truth).count(0.9) / n
         points = samples[draw.rng.choice(len(samples), n_latents, replace=False)]
         unit = samples / np.linalg.norm(samples, axis=1, keepdims=True)
-        return {
+        numbers = {
             "share of features recovered": share,
             "beyond as many data points": share - numpy_sae.match_features(points, truth).count(0.9) / n,
             "cosine of a sample and its nearest row": float((unit @ rows.T).max(axis=1).mean()),
             "rows that repeat another": float(((rows @ rows.T) - 2 * np.eye(n_latents) > 0.99).any(axis=1).mean()),
         }
+        return _told(**numbers)
 
     return measure
 
@@ -362,20 +460,25 @@ _RECOVERED = {
 }
 
 
-@recover.case("24 features in 16 dimensions, three at a time", weight=2, rule=_RECOVERED, measure=_recovery("one"))
+@recover.case(
+    "24 features in 16 dimensions, three at a time", weight=2, rule=_TOLD | _RECOVERED, measure=_recovery("one")
+)
 def _(f, draw):
     n, d, k, n_latents = _SETTINGS["one"]
     return f(draw.lend(_sparse_samples(draw, n, d, k)[0]), n_latents, int(draw.rng.integers(10**6)))
 
 
-@recover.case("20 features in 14 dimensions, two at a time", weight=1, rule=_RECOVERED, measure=_recovery("two"))
+@recover.case(
+    "20 features in 14 dimensions, two at a time", weight=1, rule=_TOLD | _RECOVERED, measure=_recovery("two")
+)
 def _(f, draw):
     n, d, k, n_latents = _SETTINGS["two"]
     return f(draw.lend(_sparse_samples(draw, n, d, k)[0]), n_latents, int(draw.rng.integers(10**6)))
 
 
 @recover.mistake(
-    "These rows are no better than random directions. Is the decoder of before the training returned, or the wrong matrix?"
+    "These rows are no better than random directions. Is the decoder of before the training returned, or the wrong matrix? Or "
+    "did training learn nothing: is k still at its default of 32 (two or three features are active), too few steps, a small lr?"
 )
 def random_directions(samples, n_latents, seed):
     return torch.randn(n_latents, samples.shape[1], generator=torch.Generator().manual_seed(seed))
@@ -425,7 +528,7 @@ def with_a_plain_loop(samples, n_latents, seed):
 # -- 09.3 ---------------------------------------------------------------------------------------------------------
 
 
-def report_with_chance(dictionary, truth, samples, seed, draws=200):
+def report_with_chance(dictionary, truth, samples, seed, draws=100):
     """The library's one-to-one matching, for the dictionary and for two kinds of dictionaries nobody trained."""
     rng = np.random.default_rng(seed)
     rows, directions, points = (np.asarray(part, dtype=float) for part in (dictionary, truth, samples))
@@ -460,6 +563,8 @@ report = lesson.exercise(
     ),
 )
 _REPORT = {"recovered": Close(rtol=0, atol=1e-6), "*": Close(rtol=0, atol=0.1)}
+# these two are about `recovered`; the chance of a single dictionary varies much there, and the other cases judge chance
+_RARE_CHANCE = {"recovered": Close(rtol=0, atol=1e-6), "*": Close(rtol=0, atol=0.65)}
 
 
 def _near(draw: Draw, directions, noise=0.08):
@@ -481,28 +586,62 @@ def _reported(found):
     return {name: float(found[name]) for name in ("recovered", "chance_random", "chance_data")}
 
 
-@report.case("some features recovered, some not", weight=2, rule=_REPORT)
-def _(f, draw):
-    rows, truth, samples = _planted(draw)
-    return _reported(f(*_lend(draw, rows, truth, samples), int(draw.rng.integers(10**6))))
+_CHANCES = ("chance_random", "chance_data")
 
 
-@report.case("latents of different lengths", weight=1, rule=_REPORT)
-def _(f, draw):
+def _averaged(planted):
+    """Judge two calls on the same inputs: a mean over many dictionaries is hardly ever a whole number of features, twice."""
+
+    def measure(values, draw):
+        rows, truth, samples = planted(draw)
+        n = len(truth)
+        found = {name: [float(values[f"{call}.{name}"]) for call in ("0", "1")] for name in ("recovered", *_CHANCES)}
+        means = {name: float(np.mean(pair)) for name, pair in found.items()}
+        counts = n * np.array([found[name] for name in _CHANCES])
+        if not np.isfinite(counts).all() or (abs(counts - counts.round()) > 1e-3).any() or not counts.any():
+            return _told(**means)
+        right = [
+            [numpy_sae.match_features(some, truth).count(0.9) for _ in range(40)
+             for some in (samples[draw.rng.choice(len(samples), len(rows), replace=False)] if data
+                          else draw.rng.normal(size=rows.shape),)]
+            for data in (False, True)
+        ]  # fmt: skip
+        above = sum((mine.mean() - np.mean(luck)) / max(np.std(luck), 0.3) for mine, luck in zip(counts, right))
+        text = f"chance is a whole number of features ({_brief(counts[:, 0])} of {n}), which a mean over 50 dictionaries hardly is."
+        blank = dict.fromkeys(_CHANCES, 0.0)
+        return _told(text, "best of many" if above > 3 else "one dictionary", **{**means, **blank})
+
+    return measure
+
+
+def _reported_twice(f, draw, planted):
+    lent, seeds = _lend(draw, *planted(draw)), draw.rng.integers(10**6, size=2)
+    return [_reported(f(*lent, int(seed))) for seed in seeds]
+
+
+def _of_other_lengths(draw: Draw):
     rows, truth, samples = _planted(draw, n=9, d=5, n_latents=40)
-    return _reported(
-        f(*_lend(draw, rows * draw.rng.uniform(0.1, 4, (40, 1)), truth, samples), int(draw.rng.integers(10**6)))
-    )
+    return rows * draw.rng.uniform(0.1, 4, (40, 1)), truth, samples
 
 
-@report.case("latents that point the other way", weight=1, rule=_REPORT)
+@report.case("some features recovered, some not", weight=2, rule=_TOLD | _REPORT, measure=_averaged(_planted))
+def _(f, draw):
+    return _reported_twice(f, draw, _planted)
+
+
+@report.case("latents of different lengths", weight=1, rule=_TOLD | _REPORT, measure=_averaged(_of_other_lengths))
+def _(f, draw):
+    return _reported_twice(f, draw, _of_other_lengths)
+
+
+@report.case("latents that point the other way", weight=1, rule=_RARE_CHANCE)
 def _(f, draw):
     samples, truth = _sparse_samples(draw, 8, 12, 2, 300)
     rows = np.concatenate([-truth[:5], _near(draw, truth[5:7], 0.03), draw.rng.normal(size=(9, 12))])
     return _reported(f(*_lend(draw, rows, truth, samples), int(draw.rng.integers(10**6))))
 
 
-@report.case("one latent between two features that nearly coincide", weight=1, rule=_REPORT)
+@report.case("one latent between two features that nearly coincide", weight=1, rule=_RARE_CHANCE)
 def _(f, draw):
     samples, truth = _sparse_samples(draw, 8, 12, 2, 300)
     truth[1] = truth[0] + 0.08 * truth[1]
@@ -515,24 +654,25 @@ def _cosines(rows, directions):
     return (directions @ rows.T) / np.outer(np.linalg.norm(directions, axis=1), np.linalg.norm(rows, axis=1))
 
 
-def _report_with(cosines=None, share=None, rows_of=len):
+def _report_with(cosines=None, share=None, rows_of=len, random=None, over=np.mean, draws=100):
     def one_to_one(table):
         from scipy.optimize import linear_sum_assignment
 
         return (table[linear_sum_assignment(-table)] > 0.9).sum() / len(table)
 
     cosines, share = cosines or _cosines, share or one_to_one
+    random = random or (lambda rng, size: rng.normal(size=size))
 
     def made(dictionary, truth, samples, seed):
         rng = np.random.default_rng(seed)
         rows, directions, points = (np.asarray(part, dtype=float) for part in (dictionary, truth, samples))
         n = len(directions) if rows_of == "truth" else len(rows)
-        by_luck = [share(cosines(rng.normal(size=(n, rows.shape[1])), directions)) for _ in range(150)]
-        by_data = [share(cosines(points[rng.choice(len(points), n, replace=False)], directions)) for _ in range(150)]
+        by_luck = [share(cosines(random(rng, (n, rows.shape[1])), directions)) for _ in range(draws)]
+        by_data = [share(cosines(points[rng.choice(len(points), n, replace=False)], directions)) for _ in range(draws)]
         return {
             "recovered": share(cosines(rows, directions)),
-            "chance_random": np.mean(by_luck),
-            "chance_data": np.mean(by_data),
+            "chance_random": over(by_luck),
+            "chance_data": over(by_data),
         }
 
     return made
@@ -556,7 +696,19 @@ report.mistake(
     "This is the share of *latents* near a feature; asked is the share of features that have a latent.",
     name="share_of_latents",
 )(_report_with(share=lambda table: (table.max(axis=0) > 0.9).mean()))
-report.alternative(_report_with(), name="with_scipy")
+report.mistake(
+    "Chance comes from a single dictionary of each kind: take the mean over at least 50, or it is a matter of luck.",
+    name="one_dictionary",
+)(_report_with(draws=1))
+report.mistake(
+    "Chance is the best of your random dictionaries: asked is their mean, which one dictionary may expect.",
+    name="maximum_of_chance",
+)(_report_with(over=np.max))
+report.mistake(
+    "The random directions all have positive coordinates (`torch.rand`): draw them from a normal distribution.",
+    name="uniform_rows",
+)(_report_with(random=lambda rng, size: rng.uniform(size=size)))
+report.alternative(_report_with(draws=60), name="with_scipy")
 
 # -- 09.4 ---------------------------------------------------------------------------------------------------------
 
@@ -645,147 +797,324 @@ latents = lesson.exercise(
     ),
 )
 _FIELDS = ("latent", "explanation", "pattern", "score", "promotes", "support", "control")
-FEWEST, LONGEST_PATTERN = 5, 200
+FEWEST, MOST, LONGEST_PATTERN, FEWEST_WORDS = 5, 20, 200, 5
+MOST_OF_FIVE = 3
+"""Latents that have to hold before the numbers stated about them can earn points."""
+N_LATENTS, N_TOKENS = 4608, 49152
+_SHAPE = (
+    'return {"author": "Your Name", "latents": [...]}, five to twenty records, each a dictionary with the keys '
+    + ", ".join(_FIELDS)
+)
 
 
-def _record(record):
+class _Shape(ValueError):
+    """What was returned is no list of records."""
+
+
+def _record(record, place):
+    if not isinstance(record, Mapping):
+        raise _Shape(f"{_SHAPE}; record {place} is of type {type(record).__name__}")
     missing = [name for name in _FIELDS if name not in record]
     if missing:
-        raise ValueError(f"a record lacks {', '.join(missing)}; each needs {', '.join(_FIELDS)}")
-    pattern = record["pattern"].pattern if hasattr(record["pattern"], "pattern") else record["pattern"]
-    return {
-        "latent": int(record["latent"]),
-        "explanation": str(record["explanation"]),
-        "pattern": str(pattern),
-        "score": float(record["score"]),
-        "promotes": np.asarray([int(token) for token in record["promotes"]]),
-        "support": float(record["support"]),
-        "control": float(record["control"]),
-    }
+        raise _Shape(f"record {place} lacks {', '.join(missing)}; each needs {', '.join(_FIELDS)}")
+    made = {"explanation": str(record["explanation"])}
+    made["pattern"] = str(getattr(record["pattern"], "pattern", record["pattern"]))
+    for name, convert, wanted in (
+        ("latent", int, "a whole number"), ("score", _finite, "a number"), ("support", _finite, "a number"),
+        ("control", _finite, "a number"), ("promotes", _token_ids, "a list of token ids, which are whole numbers"),
+    ):  # fmt: skip
+        try:
+            made[name] = convert(record[name])
+        except (TypeError, ValueError):
+            text = (
+                f"record {place} (latent {record['latent']}): `{name}` is {str(record[name])[:60]!r}, asked is {wanted}"
+            )
+            raise _Shape(text) from None
+    return made
+
+
+def _finite(number):
+    if not np.isfinite(float(number)):
+        raise ValueError("not finite")
+    return float(number)
+
+
+def _token_ids(tokens):
+    return np.asarray([int(token) for token in tokens], dtype=np.int64)
 
 
 def _handed_in(f, draw):
     found = f()
-    records = {str(i): _record(record) for i, record in enumerate(list(found["latents"])[:20])}
-    return {"author": str(found["author"]), "records": records}
+    try:
+        return _read_portfolio(found)
+    except _Shape as error:  # told once, by the first case; the others have no record to measure
+        return {"author": "", "shape": f"{error}."}
+
+
+def _read_portfolio(found):
+    if not isinstance(found, Mapping) or not {"author", "latents"} <= set(found):
+        kind = f"a dictionary with {', '.join(map(str, found)) or 'no keys'}"
+        raise _Shape(f"{_SHAPE}; this is {kind if isinstance(found, Mapping) else 'a ' + type(found).__name__}")
+    if isinstance(found["latents"], (Mapping, str)) or not hasattr(found["latents"], "__iter__"):
+        raise _Shape(f"{_SHAPE}; `latents` is of type {type(found['latents']).__name__}")
+    records = list(found["latents"])
+    if len(records) > MOST:
+        raise _Shape(f"{len(records)} records are handed in; {MOST} at most: choose your best")
+    return {"author": str(found["author"]), "records": {str(i): _record(r, i) for i, r in enumerate(records)}}
 
 
 def _records(values):
+    """The records handed in; none where the portfolio is empty or unsigned."""
     rows: dict[int, dict] = {}
     for name, value in values.items():
         if name.startswith("records."):
             _, number, key = name.split(".")
             rows.setdefault(int(number), {})[key] = value
-    return [rows[number] for number in sorted(rows)]
+    return [rows[number] for number in sorted(rows)] if values["author"].strip() else []
+
+
+def _firings(latent):
+    return len(load_held_back().firings["middle"][latent]) if 0 <= latent < N_LATENTS else 0
+
+
+def _measurable(records):
+    """Each different latent's first record, of those that fire often enough in the held-back text; and what to say of the rest."""
+    different = {record["latent"]: record for record in reversed(records)}
+    different = {latent: different[latent] for latent in dict.fromkeys(record["latent"] for record in records)}
+    said = [
+        f"latent {latent} fires strongly only {_firings(latent)} times in the held-back text ({ENOUGH} needed): not measured"
+        for latent in different
+        if _firings(latent) < ENOUGH
+    ]
+    return [record for latent, record in different.items() if _firings(latent) >= ENOUGH], said
+
+
+def _sentence(values, start, troubles):
+    if not _records(values):
+        return "there is no record to measure."
+    return f"{start} {'; '.join(troubles)}.".replace(" .", "")
 
 
 def _chosen(values, draw):
     records = _records(values)
-    author, numbers = values["author"].strip(), {record["latent"] for record in records}
-    share = set(author_latents(author)) if author else set()
-    return {
-        "signed": bool(author),
-        "different latents": len(numbers),
-        "all from the author's share": bool(numbers <= share),
-    }
+    author, numbers = values["author"].strip(), sorted({record["latent"] for record in records})
+    foreign = sorted(set(numbers) - set(author_latents(author))) if author else []
+    found = {"different latents": len(numbers), "latents from another share": len(foreign)}
+    if "shape" in values:
+        return _told(values["shape"], "shape", **found)
+    if not records:
+        return _told("no record is handed in, or `author` is empty.", "empty", **found)
+    if foreign:
+        text = f"not in the share of {author!r}: latent {', '.join(map(str, foreign))}."
+        return _told(text, "foreign", **found)
+    if len(numbers) < FEWEST:
+        text = f"{len(records)} records of {len(numbers)} different latents ({', '.join(map(str, numbers))})"
+        return _told(f"{text}; at least {FEWEST} different ones are asked for.", "too few", **found)
+    return _told(**found)
 
 
-_CHOSEN = {"different latents": Between(FEWEST, 20), "*": Exact()}
+_CHOSEN = _TOLD | {"different latents": Between(FEWEST, MOST), "latents from another share": Between(0, 0)}
 
 
+# no points of its own: to name five latents shows nothing yet; but without it nothing is earned
 @latents.case(
-    "at least five different latents from your share", weight=1, rule=_CHOSEN, measure=_chosen, essential=True
+    "at least five different latents from your share", weight=0, rule=_CHOSEN, measure=_chosen, essential=True
 )
 def _(f, draw):
     return _handed_in(f, draw)
 
 
 def _rescored(record, draw):
-    """Balanced accuracy of a record's pattern on contexts drawn from the held-back text, and what shuffled labels reach."""
-    if len(record["pattern"]) > LONGEST_PATTERN:
-        raise ValueError(f"a pattern has more than {LONGEST_PATTERN} characters: it is a list, not an explanation")
-    texts, fires = load_held_back().contexts(record["latent"], 60, draw.rng)
-    said = pattern_says(record["pattern"], texts)
+    """Balanced accuracy of a record's pattern on contexts drawn from the held-back text, what shuffled labels reach, its answers."""
+    latent, pattern = record["latent"], record["pattern"]
+    if len(pattern) > LONGEST_PATTERN:
+        text = f"has {len(pattern)} characters, more than {LONGEST_PATTERN}: it is a list, not an explanation"
+        raise ValueError(f"latent {latent}: the pattern {text}")
+    texts, fires = load_held_back().contexts(latent, 60, draw.rng)
+    try:
+        said = pattern_says(pattern, texts)
+    except TimeoutError:
+        raise ValueError(f"latent {latent}: this pattern backtracks without end. Nest fewer `*` and `+`") from None
+    except Exception as error:
+        raise ValueError(f"latent {latent}: this is no regular expression ({error})") from None
 
     def accuracy(labels):
         return (said[labels].mean() + (~said[~labels]).mean()) / 2
 
-    return accuracy(fires), np.quantile([accuracy(draw.rng.permutation(fires)) for _ in range(200)], 0.975)
+    chance = np.quantile([accuracy(draw.rng.permutation(fires)) for _ in range(200)], 0.975)
+    return accuracy(fires), chance, said
+
+
+def _judged(record, draw):
+    """A record's balanced accuracy, whether it holds, and the answer its pattern gives to every text (yes, no, or various)."""
+    accuracy, chance, said = _rescored(record, draw)
+    return (
+        accuracy,
+        bool(accuracy >= 0.7 and accuracy > chance),
+        "yes" if said.all() else "various" if said.any() else "no",
+    )
+
+
+def _words(sentence):
+    # a Chinese or Japanese sentence has no spaces: each character counts
+    return len(re.findall(r"[\u3040-\u9fff]|[^\W\u3040-\u9fff]+", sentence))
 
 
 def _explained(values, draw):
-    scores = [_rescored(record, draw) for record in _records(values)]
-    words = {" ".join(record["explanation"].lower().split()) for record in _records(values)}
-    return {
-        "explanations that reach 0.7 and beat shuffled labels": sum(s >= 0.7 and s > chance for s, chance in scores),
-        "different sentences": sum(len(sentence.split()) >= 3 for sentence in words),
-    }
+    records, troubles = _measurable(_records(values))
+    holding, all_yes, sentences = 0, 0, set()
+    remark = {"yes": " and says yes to every text", "no": " and is found in no text", "various": ""}
+    for record in records:
+        accuracy, holds, answers = _judged(record, draw)
+        sentence = " ".join(record["explanation"].lower().split())
+        problem = "" if holds else f"pattern {accuracy:.2f} (needs 0.70){remark[answers]}"
+        if _words(sentence) < FEWEST_WORDS:
+            problem = problem or f"the explanation has {_words(sentence)} words ({FEWEST_WORDS} needed)"
+        elif sentence in sentences:
+            problem = problem or "the explanation is that of another latent"
+        else:
+            sentences.add(sentence)
+        troubles += [f"latent {record['latent']}: {problem}"] * bool(problem)
+        holding, all_yes = holding + (not problem), all_yes + (answers == "yes")
+    numbers = {"explanations that hold": holding, "patterns that say yes everywhere": all_yes}
+    if holding >= FEWEST:
+        return _told(**(numbers | {"patterns that say yes everywhere": 0}))
+    return _told(_sentence(values, f"{holding} hold, at least {FEWEST} have to.", troubles), "too few", **numbers)
 
 
-@latents.case(
-    "the explanations predict text that nobody has looked at", weight=3, rule=Between(FEWEST, 20), measure=_explained
-)
+_EXPLAINED = _TOLD | {
+    "explanations that hold": Between(FEWEST, MOST),
+    "patterns that say yes everywhere": Between(0, FEWEST - 1),
+}
+
+
+@latents.case("the explanations predict text that nobody has looked at", weight=3, rule=_EXPLAINED, measure=_explained)
 def _(f, draw):
     return _handed_in(f, draw)
 
 
 def _scores_hold(values, draw):
-    gaps = [record["score"] - _rescored(record, draw)[0] for record in _records(values)]
-    return {"too high by, at worst": max(gaps), "too low by, at worst": -min(gaps)}
+    records, rare = _measurable(_records(values))
+    troubles, gaps, holding = [], [0.0], 0
+    for record in records:
+        accuracy, holds, _ = _judged(record, draw)
+        gap, holding = record["score"] - accuracy, holding + holds
+        if holds and abs(gap) <= 0.17:
+            continue
+        text = f"latent {record['latent']}: pattern {accuracy:.2f}" + " (needs 0.70)" * (not holds)
+        troubles.append(f"{text}, score stated {record['score']:.2f}")
+        gaps.append(gap if np.isfinite(gap) else 1.0)
+    numbers = {
+        "too high by, at worst": max(gaps),
+        "too low by, at worst": -min(gaps),
+        "patterns that hold": holding,
+    }
+    if max(map(abs, gaps)) <= 0.17 and holding >= MOST_OF_FIVE:
+        return _told(**numbers)
+    start = "scores have to be right within 0.17."
+    if holding < MOST_OF_FIVE:
+        start = f"{holding} patterns hold; a score counts beside {MOST_OF_FIVE} at least that do."
+    return _told(_sentence(values, start, troubles + rare), "scores", **numbers)
 
 
-@latents.case("the scores you state are borne out", weight=1, rule=Between(-1, 0.17), measure=_scores_hold)
+_SCORES = _TOLD | {"*": Between(-1, 0.17), "patterns that hold": Between(MOST_OF_FIVE, MOST)}
+
+
+@latents.case("the scores you state are borne out", weight=1, rule=_SCORES, measure=_scores_hold)
 def _(f, draw):
     return _handed_in(f, draw)
 
 
 def _held_support(record):
     """Mean support of the record's tokens in the held-back text (0 for a token that is not among those supported most)."""
-    effect = load_held_back().effects.get(record["latent"])
-    if effect is None:
-        raise ValueError(f"latent {record['latent']} fires too rarely in the held-back text to be tested")
+    effect = load_held_back().effects[record["latent"]]
     known = dict(zip(effect.tokens.tolist(), effect.support.tolist()))
-    return np.mean([known.get(int(token), 0.0) for token in np.atleast_1d(record["promotes"])]), effect.control
+    named = np.atleast_1d(record["promotes"])
+    return float(np.mean([known.get(int(token), 0.0) for token in named])) if named.size else 0.0, effect.control
+
+
+def _tokens_trouble(tokens):
+    different = sorted(set(np.atleast_1d(tokens).tolist()))
+    strange = [token for token in different if not 0 <= token < N_TOKENS]
+    if strange:
+        return f"{strange[0]} is no token id (0 to {N_TOKENS - 1})"
+    if len(different) < len(np.atleast_1d(tokens)):
+        return f"{len(np.atleast_1d(tokens))} tokens, only {len(different)} of them different"
+    return "" if 3 <= len(different) <= 10 else f"{len(different)} tokens named, asked are three to ten"
 
 
 def _causal(values, draw):
-    records = _records(values)
-    measured = [_held_support(record) for record in records]
-    return {
-        "latents whose tokens lose more than 97.5% of tokens do at random": sum(s > c for s, c in measured),
-        "fewest tokens named": min(len(set(np.atleast_1d(record["promotes"]).tolist())) for record in records),
-    }
+    records, troubles = _measurable(_records(values))
+    lowered = 0
+    for record in records:
+        (support, control), problem = _held_support(record), _tokens_trouble(record["promotes"])
+        if not problem and not support > control:
+            problem = f"its tokens lose {support:.2f}; {control:.2f} is what 97.5% of tokens stay below at random"
+        troubles += [f"latent {record['latent']}: {problem}"] * bool(problem)
+        lowered += not problem
+    numbers = {"latents whose tokens lose more than at random": lowered}
+    if lowered >= FEWEST:
+        return _told(**numbers)
+    return _told(_sentence(values, f"{lowered} do, at least {FEWEST} have to.", troubles), "too few", **numbers)
 
 
-_CAUSAL = {"fewest tokens named": Between(3, 10), "*": Between(FEWEST, 20)}
-
-
-@latents.case("removing each latent lowers what it is said to promote", weight=2, rule=_CAUSAL, measure=_causal)
+@latents.case(
+    "removing each latent lowers what it is said to promote",
+    weight=3,
+    rule=_TOLD | {"*": Between(FEWEST, MOST)},
+    measure=_causal,
+)
 def _(f, draw):
     return _handed_in(f, draw)
 
 
 def _effects_hold(values, draw):
-    records = _records(values)
-    ratio = [record["support"] / max(_held_support(record)[0], 0.02) for record in records]
-    return {
-        "stated over measured, largest": max(ratio),
-        "stated over measured, smallest": min(ratio),
-        "controls measured": bool(all(record["control"] != 0 for record in records)),
-        "largest control over its support": max(abs(r["control"]) / max(abs(r["support"]), 1e-9) for r in records),
+    records, rare = _measurable(_records(values))
+    troubles, ratios, controls, lowered = [], [1.0], [0.0], 0
+    for record in records:
+        measured, control = _held_support(record)
+        ratio, beside = (
+            record["support"] / max(measured, 0.02),
+            abs(record["control"]) / max(abs(record["support"]), 1e-9),
+        )
+        ratios, controls, lowered = [*ratios, ratio], [*controls, beside], lowered + (measured > control)
+        if not (measured > control and 0.25 <= ratio <= 4):
+            troubles.append(
+                f"latent {record['latent']}: support stated {record['support']:.2f}, measured {measured:.2f}"
+            )
+        if record["control"] == 0 or not beside <= 0.9:
+            troubles.append(
+                f"latent {record['latent']}: control {record['control']:.2f}, support {record['support']:.2f}"
+            )
+    numbers = {
+        "stated over measured, largest": max(ratios),
+        "stated over measured, smallest": min(ratios),
+        "controls missing": sum(record["control"] == 0 for record in records),
+        "largest control over its support": max(controls),
+        "latents with an effect": lowered,
     }
+    if all(_EFFECTS[name].problem(number) is None for name, number in numbers.items()):
+        return _told(**numbers)
+    start = "effects have to be right within a factor of four, beside a control that is smaller and not 0."
+    if lowered < MOST_OF_FIVE:
+        start = f"{lowered} latents have an effect; {MOST_OF_FIVE} at least are needed."
+    return _told(_sentence(values, start, troubles + rare), "effects", **numbers)
 
 
 _EFFECTS = {
     "stated over measured, largest": Between(0, 4),
     "stated over measured, smallest": Between(0.25, 100),
-    "controls measured": Exact(),
+    "controls missing": Between(0, 0),
     "largest control over its support": Between(0, 0.9),
+    "latents with an effect": Between(MOST_OF_FIVE, MOST),
 }
 
 
 @latents.case(
-    "the effects you state are borne out, and stand beside a control", weight=1, rule=_EFFECTS, measure=_effects_hold
+    "the effects you state are borne out, and stand beside a control",
+    weight=1,
+    rule=_TOLD | _EFFECTS,
+    measure=_effects_hold,
 )
 def _(f, draw):
     return _handed_in(f, draw)
@@ -833,7 +1162,7 @@ latents.mistake(
     name="sign_of_the_effect",
 )(_findings_with(support=lambda r: -r["support"]))
 latents.mistake(
-    "There is no control (all are 0): remove random directions of the same length as well, and state what that does.",
+    "There is no control (0 is stated): remove random directions of the same length as well, and state what that does.",
     name="control_missing",
 )(_findings_with(control=lambda r: 0.0))
 latents.mistake(
@@ -845,8 +1174,6 @@ latents.mistake(
 @latents.alternative
 def in_another_style():
     """Compiled patterns, tensors, numbers as text, other cases in the name, more than is asked for."""
-    import re
-
     made = []
     for record in _REFERENCE[1:]:
         changed = {"pattern": re.compile(record["pattern"]), "promotes": torch.tensor(record["promotes"][:4])}
@@ -925,46 +1252,105 @@ def _plain_result(found):
     return {name: np.asarray(found[name], dtype=float) for name in ("first", "second", "difference", "low", "high")}
 
 
-def _stated(values, draw):
-    first, second = (np.atleast_1d(values[name]) for name in ("first", "second"))
-    again = _difference(first, second, np.random.default_rng(1), 4000)
-    width = max(float(again["high"] - again["low"]), 1e-12)
-    gap = max(abs(float(values[end]) - float(again[end])) for end in ("low", "high")) / width
-    return {
-        "a value for each latent": bool(first.shape == second.shape == (16,)),
-        "latents differ": bool(np.isfinite(first).all() and np.ptp(first) > 0 and np.ptp(second) > 0),
-        "difference follows from the values": bool(
-            abs(float(values["difference"]) - float(again["difference"])) < 0.02 * width + 1e-9
-        ),
-        "difference, with its sign turned": bool(
-            abs(float(values["difference"]) + float(again["difference"])) < 0.02 * width + 1e-9
-        ),
-        "interval, off by (in widths)": gap,
-        "width of the interval over what it should be": float(values["high"] - values["low"]) / width,
+_M = 16
+
+
+def _interval_kind(calls):
+    """What an interval that is not that of the difference of means is instead, told from three calls."""
+    if all(low > high for *_, low, high, _ in calls):
+        return "ends exchanged"
+
+    def off(level, draw_first, draw_second):
+        gaps = []
+        for first, second, _, low, high, right in calls:
+            rng = np.random.default_rng(1)
+            parts = [
+                rng.choice(part, (2000, _M)).mean(axis=1) if again else part.mean()
+                for part, again in ((first, draw_first), (second, draw_second))
+            ]
+            ends = np.quantile(parts[1] - parts[0], [(1 - level) / 2, (1 + level) / 2])
+            gaps.append(abs(ends - [low, high]).max() / (right["high"] - right["low"]))
+        return float(np.mean(gaps))
+
+    known = {
+        "90%": off(0.9, True, True),
+        "only the first drawn": off(0.95, True, False),
+        "only the second drawn": off(0.95, False, True),
     }
+    nearest = min(known, key=lambda name: known[name])
+    if known[nearest] < 0.08:
+        return nearest if nearest == "90%" else "one group drawn"
+    ratio = np.mean([(high - low) / (right["high"] - right["low"]) for *_, low, high, right in calls])
+    return "narrow" if ratio < 0.6 else "wide" if ratio > 1.5 else "other interval"
 
 
-_STATED = {
-    "interval, off by (in widths)": Between(0, 0.25),
-    "width of the interval over what it should be": Between(0.6, 1.5),
-    "*": Exact(),
-}
+def _stated(values, draw):
+    calls = []
+    for call in ("0.", "1.", "2."):
+        first, second = (np.atleast_1d(np.asarray(values[call + name], dtype=float)) for name in ("first", "second"))
+        if first.size == second.size == 1:
+            return _told("`first` and `second` are single numbers; one for each latent is asked for.", "one number")
+        if first.shape != (_M,) or second.shape != (_M,):
+            shapes = f"`first` has shape {list(first.shape)}, `second` {list(second.shape)}"
+            return _told(f"{shapes}; one value for each of the {_M} latents is asked for.", "shape")
+        said, low, high = (float(np.squeeze(values[call + name])) for name in ("difference", "low", "high"))
+        for name, numbers in (("first", first), ("second", second), ("difference, low or high", [said, low, high])):
+            if not np.isfinite(numbers).all():
+                return _told(f"{name} holds NaN or infinity. Is there a division by 0 for some latent?", "nan")
+        if np.ptp(first) == 0 or np.ptp(second) == 0:
+            return _told("all latents of a group have the same value.", "one number")
+        calls.append((first, second, said, low, high, _difference(first, second, np.random.default_rng(1), 4000)))
+
+    def differences_are(found):
+        return all(
+            abs(said - found(first, second)) < 0.02 * (right["high"] - right["low"]) + 1e-9
+            for first, second, said, _, _, right in calls
+        )
+
+    first, second, said, low, high, right = calls[0]
+    if not differences_are(lambda a, b: b.mean() - a.mean()):
+        kind = "other difference"
+        if differences_are(lambda a, b: a.mean() - b.mean()):
+            kind = "first minus second"
+        elif differences_are(lambda a, b: np.median(b) - np.median(a)):
+            kind = "medians"
+        text = f"`difference` is {said:.4g}; the mean of `second` minus that of `first` is {right['difference']:.4g}."
+        return _told(text, kind)
+    widths = [right["high"] - right["low"] for *_, right in calls]
+    gap = max(
+        max(abs(low - right["low"]), abs(high - right["high"])) / width
+        for (*_, low, high, right), width in zip(calls, widths)
+    )
+    ratio = np.mean([(high - low) / width for (*_, low, high, _), width in zip(calls, widths)])
+    if gap <= 0.25 and 0.9 <= ratio <= 1.5:
+        return _told()
+    given, found = f"[{low:.3g}, {high:.3g}]", f"[{right['low']:.3g}, {right['high']:.3g}]"
+    return _told(
+        f"the interval is {given}; drawing latents again gives {found} (widths {ratio:.2f} times that, on average).",
+        _interval_kind(calls),
+    )
 
 
 @comparison.case(
-    "the difference and its interval follow from the values", weight=2, rule=_STATED, measure=_stated, essential=True
+    "the difference and its interval follow from the values", weight=2, rule=_TOLD, measure=_stated, essential=True
 )
 def _(f, draw):
-    return _plain_result(f(_group(draw, "early"), _group(draw, "late"), int(draw.rng.integers(10**6))))
+    groups = {alias: _group(draw, alias, _M) for alias in ("early", "late", "middle")}
+    pairs = (("early", "late"), ("late", "early"), ("middle", "early"))
+    return [_plain_result(f(groups[a], groups[b], int(draw.rng.integers(10**6)))) for a, b in pairs]
 
 
 def _equivariant(values, draw):
     order = np.argsort(np.asarray(values["order"]))
-    before, after = np.atleast_1d(values["first"]), np.atleast_1d(values["again"])
-    return before.shape == after.shape and bool(np.allclose(before, after[order], rtol=1e-3, atol=1e-6))
+    before, after = (np.atleast_1d(np.asarray(values[name], dtype=float)) for name in ("first", "again"))
+    if before.size == after.size == 1:
+        order = np.zeros(1, dtype=int)
+    if before.shape == after.shape and np.allclose(before, after[order], rtol=1e-3, atol=1e-6, equal_nan=True):
+        return _told()
+    return _told("with the latents in another order the values do not come in that order.", "order")
 
 
-@comparison.case("each value belongs to its latent", weight=1, rule=Exact(), measure=_equivariant)
+@comparison.case("each value belongs to its latent", weight=1, rule=_TOLD, measure=_equivariant)
 def _(f, draw):
     (tokens, fires), other = _group(draw, "early"), _group(draw, "late")
     order, seed = draw.rng.permutation(fires.shape[1]), int(draw.rng.integers(10**6))
@@ -972,12 +1358,18 @@ def _(f, draw):
     return {"order": order, "first": first, "again": f((tokens, fires[:, order]), other, seed)["first"]}
 
 
-@comparison.case("a group compared with itself", weight=1, rule=Between(0, 0.1))
+def _with_itself(values, draw):
+    width = max(abs(float(values["high"] - values["low"])), 1e-12)
+    share = abs(float(values["difference"])) / width
+    if np.isfinite(share) and share <= 0.1:
+        return _told()
+    return _told(f"the difference is {share:.2g} times the interval's width, expected 0.", "differs from itself")
+
+
+@comparison.case("a group compared with itself", weight=1, rule=_TOLD, measure=_with_itself)
 def _(f, draw):
     group = _group(draw, "middle")
-    found = _plain_result(f(group, group, int(draw.rng.integers(10**6))))
-    width = max(float(found["high"] - found["low"]), 1e-12)
-    return abs(float(found["difference"])) / width
+    return _plain_result(f(group, group, int(draw.rng.integers(10**6))))
 
 
 @comparison.mistake(
@@ -1022,6 +1414,40 @@ def interval_too_narrow(first, second, seed):
     many = {name: np.repeat(found[name], 500) for name in ("first", "second")}
     narrow = _difference(many["first"], many["second"], np.random.default_rng(seed), 200)
     return {**found, "difference": narrow["difference"], "low": narrow["low"], "high": narrow["high"]}
+
+
+@comparison.mistake("`low` is above `high`: the two ends of the interval are exchanged.")
+def ends_exchanged(first, second, seed):
+    found = compare_token_shares(first, second, seed)
+    return {**found, "low": found["high"], "high": found["low"]}
+
+
+@comparison.mistake(
+    "Only one group is drawn again and the other kept: draw both, in each repeat, before the difference."
+)
+def one_group_drawn(first, second, seed):
+    found = compare_token_shares(first, second, seed)
+    means = np.random.default_rng(seed).choice(found["second"], (1000, _M)).mean(axis=1)
+    low, high = np.quantile(means - found["first"].mean(), [0.025, 0.975])
+    return {**found, "low": low, "high": high}
+
+
+@comparison.mistake("This is the interval of 90%; asked is that of 95%, from the 2.5% to the 97.5% quantile.")
+def interval_of_90(first, second, seed):
+    found = compare_token_shares(first, second, seed)
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(found[name], (1000, _M)).mean(axis=1) for name in ("first", "second")]
+    low, high = np.quantile(means[1] - means[0], [0.05, 0.95])
+    return {**found, "low": low, "high": high}
+
+
+@comparison.mistake("These are medians: `difference` is the mean of the second group minus the mean of the first.")
+def medians_for_means(first, second, seed):
+    found = compare_token_shares(first, second, seed)
+    rng = np.random.default_rng(seed)
+    middles = [np.median(rng.choice(found[name], (1000, _M)), axis=1) for name in ("first", "second")]
+    low, high = np.quantile(middles[1] - middles[0], [0.025, 0.975])
+    return {**found, "difference": np.median(found["second"]) - np.median(found["first"]), "low": low, "high": high}
 
 
 @comparison.alternative

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
+import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import regex
 from jaxtyping import Bool, Int
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "evidence"
@@ -28,6 +29,8 @@ SHARES = 5
 """Each author may choose from one latent in so many, so that two portfolios rarely study the same ones."""
 ENOUGH = 20
 """Strong firings a latent needs in the held-back text to be scored on it."""
+PATIENCE, PATIENCE_PER_TEXT = 0.3, 0.003
+"""Seconds that matching a pattern may take, as a whole and for each text: patterns are written by learners."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,22 @@ def split_open(rows: Sequence[str]) -> tuple[list[int], list[int]]:
 
 
 def pattern_says(pattern: str, texts: Sequence[str]) -> Bool[np.ndarray, " texts"]:
-    """For each text, whether the regular expression is found in it."""
-    compiled = re.compile(pattern)
-    return np.array([compiled.search(text) is not None for text in texts], dtype=bool)
+    """For each text, whether the regular expression is found in it.
+
+    Errors:
+        TimeoutError: the pattern backtracks without end: it needs more than `PATIENCE` seconds of CPU time and
+            `PATIENCE_PER_TEXT` for each text, some hundred times what an ordinary one takes.
+        regex.error: it is no regular expression.
+    """
+    compiled = regex.compile(pattern)
+    end = time.process_time() + PATIENCE + PATIENCE_PER_TEXT * len(texts)
+    found = []
+    for text in texts:
+        try:
+            found.append(compiled.search(text, timeout=max(end - time.process_time(), 1e-3)) is not None)
+        except TimeoutError:
+            raise TimeoutError(f"this pattern backtracks without end: {pattern!r}") from None
+    return np.array(found, dtype=bool)
 
 
 @functools.cache

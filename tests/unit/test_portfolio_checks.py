@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -64,6 +65,129 @@ def test_one_bad_explanation_among_many_costs_nothing_but_its_claim():
     """Six honest ones and one that fails: five are asked for."""
     verdict = graded(lambda found: found["latents"][-1].update(pattern=r"qqq$", score=0.5))
     assert verdict.passed, str(verdict)
+
+
+ENDLESS = r"(.*)(.*)(.*)(.*)(.*)(.*)(.*)\1\2\3x\7[!0]"
+
+
+def test_a_pattern_that_backtracks_without_end_is_stopped_and_told_so():
+    started = time.process_time()
+    verdict = graded(lambda found: found["latents"][1].update(pattern=ENDLESS))
+    assert time.process_time() - started < 5
+    assert 0 < verdict.score < verdict.max_score
+    assert "latent 4226: this pattern backtracks without end" in str(verdict)
+    with pytest.raises(TimeoutError, match="backtracks without end"):
+        pattern_says(ENDLESS, ["the quick brown fox jumps over the lazy dog and runs far away " * 2])
+
+
+def test_the_pattern_of_the_report_is_quick():
+    started = time.process_time()
+    assert not pattern_says(r"(\w+\s?)*$!", ["the quick brown fox jumps over the lazy dog and runs away"] * 60).any()
+    assert time.process_time() - started < 1
+
+
+def rare_latent():
+    firings = load_held_back().firings["middle"]
+    return next(i for i in author_latents(FIVE.reference()["author"]) if 0 < len(firings[i]) < ENOUGH)
+
+
+def test_a_rare_latent_is_left_out_and_named():
+    def one_of_five(found):
+        found["latents"] = found["latents"][:5]
+        found["latents"][0]["latent"] = rare_latent()
+
+    verdict = graded(one_of_five)
+    assert f"latent {rare_latent()} fires strongly only" in str(verdict)
+    passed = {case.name.split()[1] for case in verdict.cases if case.passed}
+    assert {"scores", "effects"} <= passed
+    verdict = graded(lambda found: found["latents"].append({**found["latents"][0], "latent": rare_latent()}))
+    assert verdict.passed, str(verdict)
+
+
+def test_failures_name_their_latents_with_numbers():
+    def spoil(found):
+        found["latents"] = found["latents"][:5]
+        found["latents"][1].update(pattern=r"\bthe$", score=0.8, promotes=[7, 11, 13], support=0.5)
+
+    said = str(graded(spoil))
+    assert re.search(r"latent 4226: pattern 0\.\d\d \(needs 0\.70\), score stated 0\.80", said)
+    assert "latent 4226: support stated 0.50, measured 0.00" in said
+
+
+@pytest.mark.parametrize("sentence", ["", "Words about it.", "A sentence that says what it {}."])
+def test_invented_records_earn_nothing(sentence):
+    def invented():
+        firings = load_held_back().firings["middle"]
+        mine = [i for i in author_latents("Ada") if len(firings[i]) >= ENOUGH][:5]
+        rest = {"pattern": "the$", "score": 0.5, "promotes": [1, 2, 3], "support": 0.05, "control": 0.01}
+        return {
+            "author": "Ada",
+            "latents": [{"latent": i, "explanation": sentence.format(f"is, {i}"), **rest} for i in mine],
+        }
+
+    assert FIVE.grade(invented).score == 0
+
+
+def test_a_good_pattern_needs_a_sentence():
+    def silent(found):
+        for record in found["latents"]:
+            record.update(explanation="file")
+
+    assert "the explanation has 1 words (5 needed)" in str(graded(silent))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({}, "a dictionary with no keys"),
+        ([], "this is a list"),
+        ({"author": "Ada", "latents": 3}, "`latents` is of type int"),
+        ({"author": "Ada", "latents": ["one"]}, "record 0 is of type str"),
+        ({"author": "Ada", "latents": []}, "no record is handed in"),
+    ],
+)
+def test_another_shape_is_told_in_one_sentence(wrong, told):
+    verdict = FIVE.grade(lambda: wrong)
+    assert verdict.score == 0
+    assert str(verdict).count(told) == 1
+    assert "KeyError" not in str(verdict)
+    assert "max()" not in str(verdict)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "told"),
+    [
+        ([" he", " she", "x"], "a list of token ids"),
+        ([16981, 18403], "2 tokens named, asked are three to ten"),
+        ([16981, 16981, 16981], "3 tokens, only 1 of them different"),
+        ([60000, 1, 2], "60000 is no token id"),
+    ],
+)
+def test_wrong_tokens_are_named(tokens, told):
+    def change(found):
+        found["latents"] = found["latents"][:5]
+        found["latents"][0]["promotes"] = tokens
+
+    assert told in str(graded(change))
+
+
+def test_too_many_records_are_told():
+    assert "20 at most" in str(graded(lambda found: found.update(latents=found["latents"] * 4)))
+
+
+def test_training_at_one_minus_p_is_told():
+    from course_utils import toy
+
+    phase = exercises.get("09.1")
+
+    def swapped(seed):
+        found = phase.reference(seed)
+        p = torch.tensor(found["feature_probability"])
+        config = toy.ToyModelConfig(12, 4, len(p), 1 - p[:, None], 0.9 ** torch.arange(12))
+        run = toy.train_toy_model(config, steps=400, lr=1e-2, seed=seed, progress=False)
+        return {**found, "W": run.W, "b": run.model.b.detach()}
+
+    assert "fit data whose features are active with probability 1 - p" in str(phase.grade(swapped))
 
 
 def test_names_are_compared_without_case_and_spaces():
