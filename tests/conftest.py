@@ -44,9 +44,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def group(nodeid: str) -> str:
-    """A file stays in one process, every lesson may go to any, and the graders, which share set-aside users and watch for
-    what others leave behind, all stay in one."""
+    """A file stays in one process, the attacks (which watch for what others leave behind) all in one; lessons go to any."""
     file = nodeid.split("::")[0]
-    if "/grading/" in file:
-        return "grading"
+    if "/attacks/" in file:
+        return "attacks"
     return nodeid if "/lessons/" in file else file
