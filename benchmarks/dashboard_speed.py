@@ -21,6 +21,8 @@ from typing import Any
 
 import click
 
+from benchmarks._common import provenance, write
+
 HERE = Path(__file__).parent
 NARROW = "course, model in bfloat16"
 
@@ -63,6 +65,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--peer", envvar="COURSE_DASHBOARD_PEER", help="Python of an environment that has sae-dashboard.")
+@click.option("--out", default="dashboard_speed", show_default=True, help="Name of the files in benchmarks/results.")
 @click.option("--side", hidden=True)
 def main(
     sae_folder: str | None,
@@ -73,9 +76,10 @@ def main(
     repeats: int,
     threads: int,
     peer: str | None,
+    out: str,
     side: str | None,
 ) -> None:
-    """Measure, and write benchmarks/results/dashboard_speed.md."""
+    """Measure, and write benchmarks/results/NAME.md and .json."""
     if side:
         job = json.loads(Path(side).read_text())
         Path(job["result"]).write_text(json.dumps(ours(job)))
@@ -116,13 +120,15 @@ def main(
                 subprocess.run(command, check=True, cwd=HERE.parent, env=env)
                 results[name].append(json.loads(Path(job["result"]).read_text()))
                 click.echo(f"run {repeat + 1}, {name}: {results[name][-1]['seconds']:.1f} s")
-    text = table(
-        results, f"{latents} latents, {tokens.numel():,} tokens, {threads} threads, {repeats} runs each, in turns"
-    )
+    run = provenance("dashboard_speed", threads)
+    setting = f"{latents} latents, {tokens.numel():,} tokens, {threads} threads, {repeats} runs each, in turns"
+    text = table(results, f"{setting}. {run['date']}, {run['machine']}")
     click.echo(text)
-    path = HERE / "results" / "dashboard_speed.md"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    kept = {
+        name: [{k: r[k] for k in ("seconds", "cpu", "computed", "bytes")} for r in runs]
+        for name, runs in results.items()
+    }
+    write(out, text, {**run, "setting": setting, "runs": kept})
 
 
 def table(results: dict[str, list[dict[str, Any]]], setting: str) -> str:
@@ -134,7 +140,7 @@ def table(results: dict[str, list[dict[str, Any]]], setting: str) -> str:
         "",
         f"`python -m benchmarks.dashboard_speed`: {setting}; seconds from tokens to written pages, model loading not counted.",
         "",
-        "CPU seconds do not depend on what else the machine does.",
+        "CPU seconds depend less than elapsed ones on what else the machine does.",
         "",
         "| | CPU s | elapsed s, median | elapsed s, fastest | of it, finding examples | pages, MB |",
         "|---|---|---|---|---|---|",
