@@ -104,6 +104,36 @@ class _Slot:
     told_to_stop: bool = False
 
 
+_prepared: list[tuple[subprocess.Popen[bytes], socket.socket]] = []
+
+
+def prepare() -> None:
+    """Start a server for the next sandbox now: it imports torch while the trusted side does, not after."""
+    if linux.IS_LINUX and not _prepared:
+        _prepared.append(_start_server())
+
+
+def _start_server() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A server that waits for its configuration, and our end of its control socket."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, _socket_kind())
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[3])}
+    for name in ("COURSE_CACHE", "LD_LIBRARY_PATH", "COURSE_TEST_PATH"):
+        if name in os.environ:
+            environment[name] = os.environ[name]
+    process = subprocess.Popen(
+        [sys.executable, "-s", "-P", "-B", "-m", "course_utils.grading.sandbox.server", str(theirs.fileno())],
+        env=environment,
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=None if os.environ.get("COURSE_SANDBOX_DEBUG") else subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,  # the terminal's Ctrl-C is for the grader; the server follows when its socket closes
+    )
+    theirs.close()
+    return process, ours
+
+
 class Sandbox:
     """A warm server and its slots. Use as a context manager; `run` grades attempts from an iterator as slots become free."""
 
@@ -193,23 +223,7 @@ class Sandbox:
         shutil.rmtree(self._base, ignore_errors=True)
 
     def _launch(self, more: dict[str, Any]) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, _socket_kind())
-        environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[3])}
-        for name in ("COURSE_CACHE", "LD_LIBRARY_PATH", "COURSE_TEST_PATH"):
-            if name in os.environ:
-                environment[name] = os.environ[name]
-        command = [sys.executable, "-s", "-P", "-B", "-m", "course_utils.grading.sandbox.server", str(theirs.fileno())]
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=None if os.environ.get("COURSE_SANDBOX_DEBUG") else subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,  # the terminal's Ctrl-C is for the grader; the server follows when its socket closes
-        )
-        theirs.close()
+        process, ours = _prepared.pop() if _prepared else _start_server()
         options = self.options
         config = {
             "registry": options.registry,

@@ -52,6 +52,9 @@ def reply(control: socket.socket, **message: Any) -> None:
 
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
+    for name in ("torch", "numpy"):  # every course needs them, and the trusted side is still importing its own
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
     config, _ = receive(control)
     if config is None:
         return
