@@ -1,7 +1,7 @@
 """Hostile and broken submissions, by class. Every one has only wrong answers unless it says what it should earn.
 
-Placeholders in the sources: OUTSIDE (a folder beside the submissions that must stay as it is), SUBMISSIONS (where the others
-lie), PORT (a listening TCP socket), UDP, UNIXPATH and ABSTRACT (unix sockets), GRADER (the grader's process id).
+Placeholders in the sources: OUTSIDE (a folder beside the submissions that must stay as it is; anyone may write to OUTSIDE/shared, as
+to a system's folder for temporary files), SHAREDMEMORY (a file in /dev/shm), SUBMISSIONS (where the others lie), PORT (a listening TCP socket), UDP, UNIXPATH and ABSTRACT (unix sockets), GRADER (the grader's process id).
 """
 
 # ruff: noqa: E501
@@ -423,7 +423,7 @@ add(
 add(
     "shm-fill",
     "harming",
-    "try:\n    with open('/dev/shm/attack', 'wb') as f:\n        for i in range(300): f.write(b'x' * (1 << 20))\nexcept OSError: pass",
+    "try:\n    with open('SHAREDMEMORY', 'wb') as f:\n        for i in range(300): f.write(b'x' * (1 << 20))\nexcept OSError: pass",
 )
 add("sysv-shm", "harming", "import ctypes\nl = ctypes.CDLL(None)\nassert l.shmget(0x5eed, 1 << 20, 0o1666) or True")
 add(
@@ -451,7 +451,7 @@ add(
 add(
     "pickle-left",
     "harming",
-    "import pickle, os\nclass E:\n    def __reduce__(s): return (os.system, ('touch OUTSIDE/pickled',))\nfor p in ('OUTSIDE/cache.pkl', 'results.pkl', '/tmp/attack.pkl'):\n    try: open(p, 'wb').write(pickle.dumps(E()))\n    except OSError: pass",
+    "import pickle, os\nclass E:\n    def __reduce__(s): return (os.system, ('touch OUTSIDE/pickled',))\nfor p in ('OUTSIDE/cache.pkl', 'results.pkl', 'OUTSIDE/shared/attack.pkl'):\n    try: open(p, 'wb').write(pickle.dumps(E()))\n    except OSError: pass",
 )
 add(
     "links",
