@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -167,7 +168,9 @@ def lab(number: str | None, jupyter_options: tuple[str, ...]) -> None:
         raise click.ClickException(
             f"no notebook for lesson {number or ''} in {settings.root() / 'notebooks'}: run `make release`"
         )
-    command = [sys.executable, "-m", "jupyter", "lab", str(notebooks[0]), *jupyter_options]
+    # in a container one often is root, and JupyterLab would refuse to start; it listens on loopback, behind a token
+    root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
+    command = [sys.executable, "-m", "jupyter", "lab", str(notebooks[0]), *root, *jupyter_options]
     raise SystemExit(subprocess.call(command, cwd=settings.root()))
 
 

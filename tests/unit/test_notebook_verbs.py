@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from demo_class import DEMO, DemoClass
 
-from course_utils import check, exercises, hint, lessons, notebook, progress, reset, settings, solution
+from course_utils import check, cli, exercises, hint, lessons, notebook, progress, reset, settings, solution
 from course_utils.progress_file import Progress
 
 
@@ -266,3 +267,15 @@ def test_progress_reads_what_it_wrote(tmp_path: Path):
     log = Progress(tmp_path / "progress.json")
     log.saw_hint("99.1", 2).saw_hint("99.1", 1).save()
     assert Progress.load(tmp_path / "progress.json").hints_seen("99.1") == 2
+
+
+@pytest.mark.parametrize(("user", "allowed"), [(0, True), (1000, False)])
+def test_jupyterlab_starts_for_root_too(monkeypatch: pytest.MonkeyPatch, user: int, allowed: bool):
+    called = []
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    monkeypatch.setattr("subprocess.call", lambda command, cwd: called.append(command) or 0)
+    done = CliRunner().invoke(cli.main, ["lab", "--", "--no-browser"])
+    assert done.exit_code == 0, done.output
+    assert called[0][1:4] == ["-m", "jupyter", "lab"]
+    assert called[0][-1] == "--no-browser"
+    assert ("--allow-root" in called[0]) is allowed
