@@ -11,12 +11,13 @@ import os
 import platform
 import sys
 import time
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+
+from benchmarks._common import import_dictionary_learning
 
 RESULTS = Path(__file__).parent / "results"
 HOOK = "blocks.11.hook_resid_post"
@@ -177,10 +178,7 @@ def sae_lens(x: Any, d_sae: int, k: int, steps: int, batch_size: int, lr: float 
 
 def dictionary_learning(x: Any, d_sae: int, k: int, steps: int, batch_size: int, lr: float | None) -> tuple[Any, float]:
     """dictionary_learning's TopK trainer; inputs scaled to unit mean squared length, as its training loop does."""
-    if "nnsight" not in sys.modules:  # its activation buffer wants it; the trainers do not
-        stub = types.ModuleType("nnsight")
-        stub.LanguageModel = object  # type: ignore[attr-defined]
-        sys.modules["nnsight"] = stub
+    import_dictionary_learning()
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     scale = float(x.square().sum(1).mean().rsqrt())

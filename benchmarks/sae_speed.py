@@ -14,12 +14,13 @@ import statistics
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 from tqdm import tqdm
+
+from benchmarks._common import import_dictionary_learning
 
 RESULTS = Path(__file__).parent / "results"
 D_IN, D_SAE, K, BATCH = 576, 4608, 32, 2048
@@ -174,10 +175,7 @@ def sae_lens_steps() -> dict[str, Step]:
 
 def dictionary_learning_steps() -> dict[str, Step]:
     """dictionary_learning's TopK trainer."""
-    if "nnsight" not in sys.modules:  # its activation buffer wants it; the trainers do not
-        stub = types.ModuleType("nnsight")
-        stub.LanguageModel = object  # type: ignore[attr-defined]
-        sys.modules["nnsight"] = stub
+    import_dictionary_learning()
     from dictionary_learning.trainers.top_k import AutoEncoderTopK, TopKTrainer
 
     trainer = TopKTrainer(

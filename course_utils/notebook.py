@@ -57,7 +57,7 @@ def check(exercise_id: str, candidate: Any = _NOTHING, *, seed: int | None = Non
 
 
 _hints_shown: dict[str, int] = {}
-"""Hints of this session: the count where no progress is kept (`COURSE_PROGRESS=off`)."""
+"""How many hints this process has shown, by exercise: the count where no progress is kept (`COURSE_PROGRESS=off`)."""
 
 
 def hint(exercise_id: str, number: int | None = None) -> Card:

@@ -109,10 +109,8 @@ class Coder(SAE):
         self.b_dec.copy_(self.split(mean[None])[1][0])
 
     def save(self, path: str | Path, *, dtype: str | None = None) -> Path:
-        """Not possible: SAELens' format holds autoencoders only."""
-        raise NotImplementedError(
-            f"SAELens' files have no {type(self).__name__}: use torch.save(coder.state_dict(), path)"
-        )
+        """Refuses with a TypeError: SAELens' format holds autoencoders only."""
+        raise TypeError(f"SAELens' files have no {type(self).__name__}: use torch.save(coder.state_dict(), path)")
 
 
 @torch.no_grad()
