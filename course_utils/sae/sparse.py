@@ -5,6 +5,7 @@ Every function here that is fast has a plain twin (`*_plain`), the definition in
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# Rows whose pre-activations are computed and searched at once: 256 rows of 4,608 latents are 4.7 MB, so the search reads
+# Rows whose pre-activations are computed and searched at once: 512 rows of 4,608 latents are 9.4 MB, so the search reads
 # them from cache, and the full matrix of pre-activations never exists.
-CHUNK_ELEMENTS = 256 * 4608
+CHUNK_ELEMENTS = 512 * 4608
 
 
 @dataclass
@@ -54,8 +55,8 @@ class SparseLatents:
 
     def fired(self) -> Bool[Tensor, " d_sae"]:
         """Which latents are above zero in at least one sample."""
-        fired = torch.zeros(self.d_sae, dtype=torch.bool, device=self.indices.device)
-        return fired.index_fill_(0, self.indices[self.values.detach() > 0], True)
+        positive = (self.values.detach() > 0).float()
+        return positive.new_zeros(self.d_sae).index_add_(0, self.indices, positive) > 0
 
     def within(self, low: int, high: int) -> SparseLatents:
         """Only the latents `low <= index < high`, keeping their numbers; gradients flow through the values."""
@@ -196,23 +197,39 @@ def compute_dtype(weights: Tensor) -> torch.dtype:
 
 
 GROUP = 16  # latents searched as one
+_LEVELS = (8, 4)  # a row is searched in groups of 32, then of 8, then one by one
 
 
 def row_topk(pre: Float[Tensor, "batch n"], k: int) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-    """The k largest entries of each row with their indices, in no order; exact.
+    """The k largest entries of each row with their indices, in no order; exact for entries above zero.
 
-    The k largest entries lie in the k groups with the largest maxima, so only those groups are searched. A group is every
-    (n / 16)-th entry, so that the maxima of neighbouring groups are taken side by side: 2.0 ms against 3.6 for `topk` on all
-    of 256 x 4608 (one thread), and in bfloat16 no slower than in float32. Ties may be broken differently.
+    The k largest entries lie in the k groups with the largest maxima, so only those groups are searched, and within them
+    again only k smaller groups. A group is every (n / size)-th entry, so that the maxima of neighbouring groups are taken side
+    by side: 512 x 4608 take 2.0 ms against 7 for `topk` (two threads). Ties may be broken differently than by `topk`, and a
+    row with fewer than k entries above zero is filled up with any others: they end as zeros after the ReLU.
     """
-    batch, n = pre.shape
-    if pre.device.type != "cpu" or n % GROUP or n // GROUP < 4 * k:
+    n = pre.shape[1]
+    if pre.device.type != "cpu" or n % math.prod(_LEVELS) or n // math.prod(_LEVELS) < 4 * k:
         return pre.topk(k, dim=-1, sorted=False)  # type: ignore[return-value]
-    step = n // GROUP
-    groups = pre.reshape(batch, GROUP, step).amax(1).topk(k, dim=-1, sorted=False).indices
-    members = (groups[:, None, :] + torch.arange(0, n, step, device=pre.device)[:, None]).view(batch, GROUP * k)
-    values, inside = pre.gather(1, members).topk(k, dim=-1, sorted=False)
-    return values, members.gather(1, inside)
+    tables = [pre]
+    for size in _LEVELS:
+        tables.append(_group_maxima(tables[-1], size))
+    values, indices = tables.pop().topk(k, dim=-1, sorted=False)
+    for size, table in zip(reversed(_LEVELS), reversed(tables), strict=True):
+        starts = torch.arange(0, table.shape[1], table.shape[1] // size)
+        members = (indices[:, None, :] + starts[:, None]).flatten(1)
+        values, inside = table.gather(1, members).topk(k, dim=-1, sorted=False)
+        indices = members.gather(1, inside)
+    return values, indices
+
+
+def _group_maxima(table: Float[Tensor, "batch n"], size: int) -> Float[Tensor, "batch n_over_size"]:
+    """Maxima of groups of `size`; exact where a group has an entry above zero."""
+    groups = (len(table), size, table.shape[1] // size)
+    if table.dtype != torch.bfloat16:
+        return table.view(groups).amax(1)
+    # positive floats keep their order when their bits are read as integers, which PyTorch compares five times quicker
+    return table.view(torch.int16).view(groups).amax(1).view(torch.bfloat16)
 
 
 def positions_above(pre: Float[Tensor, "batch n"], floor: float) -> Int[Tensor, " found"]:
@@ -320,9 +337,12 @@ def select_latents(
     """Pre-activations `x W_enc + b_enc` in cache-sized chunks, searched at once by the first selector that succeeds."""
     d_sae = W_enc.shape[1]
     size = max(1, CHUNK_ELEMENTS // d_sae) if x.device.type == "cpu" else len(x)
+    pre = torch.empty(
+        min(size, len(x)), d_sae, dtype=x.dtype, device=x.device
+    )  # one buffer stays in cache: 10% of the product
     for selector in selectors:
         for chunk in x.split(size):
-            selector.add(torch.addmm(b_enc, chunk, W_enc))
+            selector.add(torch.addmm(b_enc, chunk, W_enc, out=pre[: len(chunk)]))
         if (found := selector.result(d_sae)) is not None:
             return found
     raise AssertionError("the last selector must always succeed")

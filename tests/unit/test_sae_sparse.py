@@ -94,6 +94,18 @@ def test_row_topk_with_ties_returns_k_distinct_entries_of_the_right_value():
     assert all(len(set(row.tolist())) == 5 for row in indices)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shift", [0.0, -2.5, -9.0])
+def test_row_topk_finds_all_that_is_positive_even_when_little_or_nothing_is(dtype, shift):
+    """Narrow floats are compared by their bits, which order negative numbers the wrong way round."""
+    pre = (torch.randn(20, 4608, generator=torch.Generator().manual_seed(7)) + shift).to(dtype)
+    values, indices = row_topk(pre, 32)
+    torch.testing.assert_close(pre.gather(1, indices), values, atol=0, rtol=0)
+    expected = pre.topk(32).values.relu()
+    torch.testing.assert_close(values.relu().sort(descending=True).values, expected, atol=0, rtol=0)
+    assert all(len(set(row.tolist())) == 32 for row in indices)
+
+
 @pytest.mark.parametrize("floor", [0.0, 0.3, 1.2, 9.0])
 @pytest.mark.parametrize("width", [160, 100])
 def test_positions_above_finds_exactly_the_entries_above(floor, width):
@@ -143,7 +155,7 @@ def test_the_fast_path_never_makes_a_dense_latent_matrix():
     """Every tensor that a training step creates is smaller than batch x d_sae."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    batch, d_sae = 1024, 4608
+    batch, d_sae = 2048, 4608
 
     class Largest(TorchDispatchMode):
         elements = 0
