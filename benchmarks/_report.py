@@ -19,7 +19,7 @@ from benchmarks._common import RESULTS
 TITLE = "Measured beside other libraries"
 ORDER = (
     "sae_speed", "toy_recovery", "lm_sae_quality", "lm_collect", "dashboard_speed", "grading_throughput",
-    "grading_isolation", "peers",
+    "grading_isolation", "lesson_times", "peers",
 )  # fmt: skip
 OWN = ("ours", "course", "bfloat16", "float32, ")
 Data = dict[str, Any]
