@@ -802,10 +802,77 @@ def with_adam_and_decoupled_decay(x, d_hidden, steps, lr, weight_decay):
     return W.detach(), b.detach()
 
 
-# -- 03.7 learning dynamics ---------------------------------------------------------------------------------------
+# -- 03.7 dimensionality of data points ---------------------------------------------------------------------------
+
+data_points = lesson.exercise(
+    7,
+    title="Dimensionality of data points",
+    answer="data_point_dimensionality",
+    reference=lambda h: toy.data_point_dimensionality(h[None])[0],
+    points=1,
+    difficulty=2,
+    importance=3,
+    minutes=5,
+    hints=(
+        "A data point's hidden vector h_t plays the part that a feature's column W_i played in exercise 03.1.",
+        "Mind the axes: `h` is [points, d_hidden], one point a row.",
+        "`feature_dimensionality(h.T[None])[0]`",
+    ),
+)
+
+
+@data_points.case("random hidden vectors", weight=2)
+def _(f, draw):
+    return f(draw.normal(9, 3))
+
+
+@data_points.case("five points on a pentagon have 2/5 of a dimension each")
+def _(f, draw):
+    return f(draw.lend((2.0 * _polygon(5).T).contiguous().numpy()))
+
+
+@data_points.case("a point at the origin has 0, not NaN")
+def _(f, draw):
+    h = draw.rng.normal(size=(6, 2)).astype(np.float32)
+    h[4] = 0
+    return f(draw.lend(h))
+
+
+@data_points.mistake("The axes are exchanged: this is the dimensionality of hidden units, not of points.")
+def of_hidden_units(h):
+    return toy.feature_dimensionality(h[None])[0]
+
+
+@data_points.mistake(
+    "The vectors are made unit before the formula, which forgets that some points are stored more strongly than others."
+)
+def normalised_first(h):
+    unit = h / h.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    return toy.feature_dimensionality(unit.T[None])[0]
+
+
+@data_points.mistake("The axis for instances is still there, [1, points]: take `[0]` of it.")
+def instance_axis_left(h):
+    return toy.feature_dimensionality(h.T[None])
+
+
+@data_points.mistake("A point at the origin gives 0/0 = NaN.")
+def nan_at_the_origin(h):
+    unit = h / h.norm(dim=-1, keepdim=True)
+    return h.square().sum(-1) / (unit @ h.T).square().sum(-1)
+
+
+@data_points.alternative
+def by_gram_matrix(h):
+    gram = (h @ h.T).square()
+    length = h.square().sum(-1)
+    return torch.nan_to_num(length * length / gram.sum(-1), nan=0.0)
+
+
+# -- 03.8 learning dynamics ---------------------------------------------------------------------------------------
 
 jumps = lesson.exercise(
-    7,
+    8,
     title="Find the jumps",
     answer="find_jumps",
     reference=find_jumps,
@@ -893,70 +960,3 @@ def looped_over_features(D, size, window):
             found.append((t, i))
             change[max(0, t - window + 1) : t + window] = 0
     return found
-
-
-# -- 03.8 dimensionality of data points ---------------------------------------------------------------------------
-
-data_points = lesson.exercise(
-    8,
-    title="Dimensionality of data points",
-    answer="data_point_dimensionality",
-    reference=lambda h: toy.data_point_dimensionality(h[None])[0],
-    points=1,
-    difficulty=2,
-    importance=3,
-    minutes=5,
-    hints=(
-        "A data point's hidden vector h_t plays the part that a feature's column W_i played in exercise 03.1.",
-        "Mind the axes: `h` is [points, d_hidden], one point a row.",
-        "`feature_dimensionality(h.T[None])[0]`",
-    ),
-)
-
-
-@data_points.case("random hidden vectors", weight=2)
-def _(f, draw):
-    return f(draw.normal(9, 3))
-
-
-@data_points.case("five points on a pentagon have 2/5 of a dimension each")
-def _(f, draw):
-    return f(draw.lend((2.0 * _polygon(5).T).contiguous().numpy()))
-
-
-@data_points.case("a point at the origin has 0, not NaN")
-def _(f, draw):
-    h = draw.rng.normal(size=(6, 2)).astype(np.float32)
-    h[4] = 0
-    return f(draw.lend(h))
-
-
-@data_points.mistake("The axes are exchanged: this is the dimensionality of hidden units, not of points.")
-def of_hidden_units(h):
-    return toy.feature_dimensionality(h[None])[0]
-
-
-@data_points.mistake(
-    "The vectors are made unit before the formula, which forgets that some points are stored more strongly than others."
-)
-def normalised_first(h):
-    unit = h / h.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-    return toy.feature_dimensionality(unit.T[None])[0]
-
-
-@data_points.mistake("The axis for instances is still there, [1, points]: take `[0]` of it.")
-def instance_axis_left(h):
-    return toy.feature_dimensionality(h.T[None])
-
-
-@data_points.mistake("A point at the origin gives 0/0 = NaN.")
-def nan_at_the_origin(h):
-    unit = h / h.norm(dim=-1, keepdim=True)
-    return h.square().sum(-1) / (unit @ h.T).square().sum(-1)
-
-
-@data_points.alternative
-def by_gram_matrix(h):
-    gram = (h @ h.T).square()
-    length = h.square().sum(-1)
-    return torch.nan_to_num(length * length / gram.sum(-1), nan=0.0)

@@ -107,6 +107,11 @@ def final_norm(model: Any, tokens: Int[Tensor, "sequences context"] | None = Non
     return FinalNorm(norm_jacobian(residual, gain, centre=_centres(model), eps=eps), True)
 
 
+def _histogram(values: Float[Tensor, " n"], bins: int) -> Int[Tensor, " bins"]:
+    """Counts between the smallest and the largest value. Row by row: it reads each value once, and makes no copy of them all."""
+    return values.histc(bins).long()
+
+
 @torch.no_grad()
 def logit_effects(
     model: Any,
@@ -141,12 +146,9 @@ def logit_effects(
         effects = (directions @ norm.matrix.to(directions)) @ unembed
         effects -= effects.mean(-1, keepdim=True)
         top, bottom = effects.topk(k), effects.topk(k, largest=False)
-        low, high = effects.amin(-1, keepdim=True), effects.amax(-1, keepdim=True)
-        width = (high - low).clamp_min(1e-12) / bins
-        which = ((effects - low) / width).long().clamp_(0, bins - 1)
-        counts = torch.zeros(len(effects), bins, dtype=torch.long, device=effects.device)
-        counts.scatter_add_(1, which, torch.ones_like(which))
-        edges = low + width * torch.arange(bins + 1, device=effects.device)
+        low, high = effects.amin(-1), effects.amax(-1)
+        counts = torch.stack([_histogram(row, bins) for row in effects])
+        edges = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, bins + 1, device=effects.device)
         parts.append((top.indices, top.values, bottom.indices, bottom.values, counts, edges, effects.std(-1)))
     names = ("top_tokens", "top_values", "bottom_tokens", "bottom_values", "histogram", "edges", "deviation")
     joined = {name: torch.cat(column).cpu() for name, column in zip(names, zip(*parts, strict=True), strict=True)}

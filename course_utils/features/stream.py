@@ -153,8 +153,9 @@ def token_strings(tokenizer: Any, ids: Sequence[int] | Tensor) -> list[str]:
     """
     known = _KNOWN.setdefault(tokenizer, {-1: ""})  # decoding one token takes a tokenizer longer than all else here
     numbers = [max(-1, int(i)) for i in ids]
-    for number in set(numbers) - known.keys():
-        known[number] = _token_string(tokenizer, number)
+    for number in numbers:
+        if number not in known:
+            known[number] = _token_string(tokenizer, number)
     return [known[number] for number in numbers]
 
 

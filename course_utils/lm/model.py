@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils import settings
 from course_utils.io import sha256, write_json
+from course_utils.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -140,6 +141,7 @@ def load_model(
     """
     import torch
 
+    keep_freed_memory()
     dtype = dtype or torch.float32
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if str(name) == BUNDLED:

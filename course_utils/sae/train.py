@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from course_utils.io import atomic_path
+from course_utils.memory import keep_freed_memory
 from course_utils.sae import distributed
 from course_utils.sae.config import SAEConfig
 from course_utils.sae.data import Activations, batches, width
 from course_utils.sae.model import SAE, SAEOutput
 from course_utils.sae.resample import resample_dead_latents
+
+LARGE = 1 << 20
+"""Decoder weights from which on freed memory is worth keeping: 4 MB."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -43,6 +47,8 @@ class SAETrainer:
     def __init__(self, cfg: SAEConfig, sae: SAE | None = None) -> None:
         self.cfg = cfg
         self.sae = (SAE(cfg) if sae is None else sae).train()
+        if self.sae.W_dec.numel() > LARGE:
+            keep_freed_memory()
         self.forward: Callable[..., SAEOutput] | nn.Module = distributed.wrap(self.sae)
         self.optimizer = torch.optim.Adam(self._optimized(), lr=cfg.lr, betas=cfg.betas, fused=_can_fuse(self.sae))
         self.step_number = 0

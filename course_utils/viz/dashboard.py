@@ -12,8 +12,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,9 @@ def build_dashboard(
             cache=cache,
             progress=progress,
         )
-    norm = final_norm(model, tokens)
+    norm = final_norm(
+        model, tokens, max_tokens=256
+    )  # these pass the whole model: half of what the rest of this function takes
     records = latent_records(
         scan,
         model,
@@ -176,7 +179,7 @@ def latent_records(
     progress: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """What the page shows of each latent, as plain data with the text of every token spelled out."""
-    spell = _Speller(model.tokenizer)
+    spell = partial(token_strings, model.tokenizer)
     labels, related = labels or {}, related or {}
     norm = norm or final_norm(model)
     bar = tqdm(total=len(latents), desc="writing latents", unit="latent", disable=not progress or len(latents) < 200)
@@ -215,26 +218,16 @@ def latent_records(
     bar.close()
 
 
-class _Speller:
-    """Token ids to text, each looked up once."""
-
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
-        self.known: dict[int, str] = {}
-
-    def __call__(self, ids: Iterable[int]) -> list[str]:
-        numbers = [int(i) for i in ids]
-        new = [i for i in dict.fromkeys(numbers) if i not in self.known]
-        self.known.update(zip(new, token_strings(self.tokenizer, new), strict=True))
-        return [self.known[i] for i in numbers]
-
-
 def _round(x: float) -> float:
     """Four significant digits: what a reader can use, in a third of the bytes."""
     return float(f"{float(x):.4g}")
 
 
-def _example(example: Example, spell: _Speller) -> dict[str, Any]:
+Spell = Callable[[Sequence[int]], list[str]]
+"""Token ids to their texts."""
+
+
+def _example(example: Example, spell: Spell) -> dict[str, Any]:
     return {
         "t": spell(example.tokens),
         "a": [float(f"{a:.3g}") if a else 0 for a in example.acts],
@@ -253,7 +246,7 @@ def _trimmed_histogram(counts: Int[np.ndarray, " bins"]) -> dict[str, Any]:
     return {"edges": edges, "counts": [int(c) for c in counts[first : last + 1]]}
 
 
-def _logits(effects: LogitEffects, i: int, spell: _Speller) -> dict[str, Any]:
+def _logits(effects: LogitEffects, i: int, spell: Spell) -> dict[str, Any]:
     def table(tokens: Tensor, values: Tensor) -> list[list[Any]]:
         return [[word, _round(v)] for word, v in zip(spell(tokens[i].tolist()), values[i].tolist(), strict=True)]
 

@@ -21,12 +21,13 @@ def dimensionality_scatter(density: Any, D: Any, soft: Any, title: str, *, subti
     density, D, soft = (np.asarray(value, dtype=float) for value in (density, D, soft))
     x = np.repeat(1 / density, D.shape[1]) * np.exp(np.random.default_rng(0).normal(0, 0.008, D.size))
     figure = go.Figure()
-    for shape in SHAPES:
-        level = float(shape.dimensionality)
+    levels = [float(shape.dimensionality) for shape in SHAPES]
+    for shape, level in zip(SHAPES, levels, strict=True):
+        crowd = sum(np.sign(level - other) for other in levels if abs(level - other) < 0.04)
         figure.add_hline(y=level, line={"color": "#BBBBBB", "width": 1, "dash": "dot"})
         figure.add_annotation(
             x=1.0, xref="paper", y=level, text=f"{shape.dimensionality} {shape.name}", showarrow=False, xanchor="left",
-            font={"size": 11, "color": "#555555"},
+            yshift=6 * crowd, font={"size": 11, "color": "#555555"},
         )  # fmt: skip
     figure.add_scatter(
         x=x, y=D.ravel(), mode="markers", marker={"size": 4, "color": PALETTE[0], "opacity": 0.35}, name="one feature",

@@ -52,9 +52,7 @@ def reply(control: socket.socket, **message: Any) -> None:
 
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
-    for name in ("torch", "numpy"):  # every course needs them, and the trusted side is still importing its own
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+    warm_torch()  # every course needs it, and the trusted side is still importing its own
     config, _ = receive(control)
     if config is None:
         return
@@ -81,6 +79,18 @@ def main() -> None:
         shutil.rmtree(config["base"], ignore_errors=True)
 
 
+def warm_torch() -> None:
+    """What the first use of torch costs, paid once here instead of in every child."""
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError:
+        return
+    torch.set_num_threads(1)
+    x = torch.ones(8, 8, requires_grad=True)  # first use looks at /proc and picks kernels
+    (torch.nn.functional.softmax(x @ x, dim=0) @ torch.linalg.inv(torch.eye(8))).sum().backward()
+    torch.optim.Adam([x]).step()  # the first optimizer imports the compiler: seconds
+
+
 def warm_up(config: dict[str, Any]) -> Any:
     """Import what every child needs, and take out of it what no child may have."""
     sys.path[:] = config["sys_path"]
@@ -95,13 +105,6 @@ def warm_up(config: dict[str, Any]) -> Any:
 
     for verb in ("check", "hint", "solution", "progress", "reset"):
         setattr(notebook, verb, _nothing)
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(1)
-        x = torch.ones(8, 8, requires_grad=True)  # first use looks at /proc and picks kernels: do it here
-        (torch.nn.functional.softmax(x @ x, dim=0) @ torch.linalg.inv(torch.eye(8))).sum().backward()
-        torch.optim.Adam(
-            [x]
-        ).step()  # the first optimizer imports the compiler: seconds, once instead of in every child
     return registry
 
 
