@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from course_utils import exercises, settings
@@ -51,13 +52,21 @@ def check(exercise_id: str, candidate: Any = _NOTHING, *, seed: int | None = Non
     if seed is None:
         seed = int(os.environ.get("COURSE_SEED", "0"))
     verdict = exercise.grade(candidate, seed)
-    if settings.keeps_progress():
-        Progress.load().record(verdict).save()
+    _keep(_log().record(verdict))
     return _show(verdict)
 
 
-_hints_shown: dict[str, int] = {}
-"""How many hints this process has shown, by exercise: the count where no progress is kept (`COURSE_PROGRESS=off`)."""
+_session = Progress(Path())
+"""This process's progress, where none is kept on disk (`COURSE_PROGRESS=off`, autograding)."""
+
+
+def _log() -> Progress:
+    return Progress.load() if settings.keeps_progress() else _session
+
+
+def _keep(log: Progress) -> None:
+    if log is not _session:
+        log.save()
 
 
 def hint(exercise_id: str, number: int | None = None) -> Card:
@@ -65,16 +74,12 @@ def hint(exercise_id: str, number: int | None = None) -> Card:
     exercise = exercises.get(exercise_id)
     if not exercise.hints:
         return _show(_text_card(f"{exercise_id} has no hints.", ""))
-    log = Progress.load()
+    log = _log()
     if number is None:
-        seen = log.hints_seen(exercise_id) if settings.keeps_progress() else _hints_shown.get(exercise_id, 0)
-        number = min(seen + 1, len(exercise.hints))
+        number = min(log.hints_seen(exercise_id) + 1, len(exercise.hints))
     if not 1 <= number <= len(exercise.hints):
         raise ValueError(f"{exercise_id} has hints 1 to {len(exercise.hints)}; there is no hint {number}")
-    if settings.keeps_progress():
-        log.saw_hint(exercise_id, number).save()
-    else:
-        _hints_shown[exercise_id] = max(number, _hints_shown.get(exercise_id, 0))
+    _keep(log.saw_hint(exercise_id, number))
     last = number == len(exercise.hints)
     more = f"Last hint. solution({exercise_id!r}) shows the answer." if last else f"For more: hint({exercise_id!r})"
     title = f"Hint {number} of {len(exercise.hints)} · {exercise_id} {exercise.title}"
@@ -99,7 +104,7 @@ def solution(exercise_id: str) -> Card:
 
 def progress() -> Card:
     """Where you stand: a bar for each lesson, from one local file. Best scores count."""
-    log = Progress.load()
+    log = _log()
     rows = []
     for number in exercises.lesson_numbers():
         lesson = exercises.get_lesson(number)
@@ -113,8 +118,7 @@ def progress() -> Card:
 def reset(exercise_id: str) -> Card:
     """The exercise's starting code, ready to paste over your answer cell; its recorded score is forgotten."""
     exercise = exercises.get(exercise_id)
-    if settings.keeps_progress():
-        Progress.load().forget(exercise_id).save()
+    _keep(_log().forget(exercise_id))
     html = f"<p>Starting code of <strong>{escape(exercise_id)}</strong>:</p><pre>{escape(exercise.stub)}</pre>"
     return _show(Card(exercise.stub, html))
 

@@ -6,9 +6,10 @@ that send observations and nothing else (`sandbox`, `wire`). A notebook's own `c
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -540,6 +541,7 @@ def sandbox_options(
         registry=settings.registry,
         exercises=exercises,
         preload=("torch", "numpy", *_common_imports(found)),
+        optimizers=may_train(settings.registry, found),
         jobs=slots,
         isolation=settings.isolation,
         limits=Limits(memory=settings.memory_mb << 20, cpu=int(settings.timeout * 2) + 10),
@@ -554,6 +556,23 @@ def _model_folders() -> tuple[str, ...]:
     from course_utils import settings
 
     return (str(settings.cache()),) if settings.cache().is_dir() else ()
+
+
+TRAINS = re.compile(r"\boptim\b|course_utils\.(?:sae|toy|lm|features)\b|from course_utils import")
+
+
+def may_train(registry: str, found: list[Submission], sample: int = 20) -> bool:
+    """Whether answers are likely to make an optimizer: the course's are, others where a text speaks of one."""
+    if registry == COURSE:
+        return True
+    spec = importlib.util.find_spec(registry)
+    texts = (
+        [Path(spec.origin).read_text(encoding="utf-8")] if spec and spec.origin and Path(spec.origin).is_file() else []
+    )
+    for submission in found[:sample]:
+        with contextlib.suppress(BrokenSubmission):
+            texts += [cell.source for cell in submissions.read(submission.path).cells]
+    return any(TRAINS.search(text) for text in texts)
 
 
 def _common_imports(found: list[Submission], sample: int = 20) -> list[str]:

@@ -103,13 +103,12 @@ def grade(paths: tuple[Path, ...], **options: Any) -> None:
 
 
 def _run(found: list[Any], options: dict[str, Any]) -> Any:
+    from course_utils.grading import batch, state
     from course_utils.grading.sandbox import client, linux
 
     if not options["address"]:
-        client.prepare()
+        client.prepare(optimizers=batch.may_train(options["registry"], found))
     import torch
-
-    from course_utils.grading import batch, state
 
     torch.set_num_threads(1)  # the children have one thread, and sums depend on it in the last digit
     if linux.IS_LINUX:

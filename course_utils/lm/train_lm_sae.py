@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from course_utils import settings
 from course_utils.io import atomic_write, sha256, write_json
@@ -33,8 +32,7 @@ from course_utils.lm.evaluate import evaluate_on_model
 from course_utils.lm.model import BUNDLED, load_model
 from course_utils.lm.saes import SAES
 from course_utils.sae.config import SAEConfig
-from course_utils.sae.data import batches
-from course_utils.sae.train import SAETrainer, TrainingResult, train_sae
+from course_utils.sae.train import train_sae
 
 SHIPPED = {
     "early": "blocks.3.hook_resid_post",
@@ -56,8 +54,6 @@ SHIPPED_RECIPE: dict[str, Any] = {
     "config": {"lr_decay_share": 0.5},
 }
 SHIPPED_STEPS = {"early": 1800, "middle": 3600, "late": 1800}
-
-SHIPPED_RESTART_STEPS = {"middle": 3000}
 
 
 @dataclass
@@ -94,7 +90,6 @@ def train_from_corpus(
     expansion: float = 8,
     epochs: float = 3,
     steps: int | None = None,
-    restart_steps: int = 0,
     batch_size: int = 2048,
     lr: float = 1e-3,
     precision: Literal["float32", "bfloat16"] = "float32",
@@ -119,7 +114,6 @@ def train_from_corpus(
         sources: only these sources of the corpus.
         expansion: latents per dimension of the activation.
         epochs: passes over the activations; `steps` says it in training steps instead.
-        restart_steps: steps of a second round, see `restart`.
         precision: of the products in training. bfloat16 is quicker where the processor has it.
         collect_precision: of the language model while collecting (evaluation is always in float32).
         workers: processes that collect, one thread each; two beat one process with two threads.
@@ -166,8 +160,6 @@ def train_from_corpus(
         )
         begun = time.monotonic()
         trained = train_sae(acts, cfg, progress=progress)
-        if restart_steps:
-            trained = restart(trained, acts, restart_steps, progress=progress)
         train_seconds = time.monotonic() - begun
         begun = time.monotonic()
         metrics = evaluate_on_model(
@@ -181,34 +173,9 @@ def train_from_corpus(
         result = TrainedSAE(trained.sae, hook, metrics, trained.history, len(acts), seconds)
         dropped = sum(part.dropped["massive"] for part in collected[hook])
         if out is not None:
-            result.folder = save_with_card(result, Path(out) / name, cfg, packed, dropped, command, restart_steps)
+            result.folder = save_with_card(result, Path(out) / name, cfg, packed, dropped, command)
         results.append(result)
     return results
-
-
-def restart(
-    trained: TrainingResult, acts: Float[Tensor, "rows d"], steps: int, *, progress: bool = True
-) -> TrainingResult:
-    """A second round from a trained SAE: full learning rate again, falling linearly to 0 (a warm restart).
-
-    Restarts are Loshchilov & Hutter's (2017, "SGDR"). Here they are a way to train longer when there turns out to be time.
-    """
-    sae = trained.sae.train()
-    cfg = sae.cfg.replace(
-        steps=steps, seed=sae.cfg.seed + 1, lr_decay_share=1.0, lr_warmup_steps=50, b_dec_init="zeros"
-    )
-    if cfg.normalize_input:  # back to the units of training
-        length = acts[:: max(1, len(acts) // 20_000)].float().square().sum(1).mean()
-        sae.scale_input(float((length / cfg.d_in).sqrt()))
-    trainer = SAETrainer(cfg, sae)
-    history = list(trained.history)
-    stream = batches(acts, cfg.batch_size, seed=cfg.seed)
-    done = history[-1]["step"] if history else 0
-    for step in tqdm(range(1, steps + 1), desc="SAE, second round", unit="step", disable=not progress):
-        metrics = trainer.step(next(stream))
-        if step % 10 == 0:
-            history.append({"step": done + step, **metrics})
-    return TrainingResult(trainer.finished(), history, trainer)
 
 
 def train_shipped(
@@ -233,7 +200,6 @@ def train_shipped(
             hook,
             tokens=tokens,
             steps=SHIPPED_STEPS[alias],
-            restart_steps=SHIPPED_RESTART_STEPS.get(alias, 0),
             workers=workers,
             out=out,
             command=f"python -m course_utils.lm.train_lm_sae --shipped {alias}",
@@ -357,14 +323,13 @@ def save_with_card(
     packed: PackedTokens,
     dropped: int,
     command: str | None,
-    restart_steps: int = 0,
 ) -> Path:
     """Write the SAE as float16 in SAELens' format, and `README.md` beside it."""
     from course_utils.sae.files import save_sae
 
     save_sae(result.sae, folder, dtype="float16")
     with atomic_write(folder / "README.md") as file:
-        file.write(model_card(result, folder.name, cfg, packed, dropped, command, restart_steps))
+        file.write(model_card(result, folder.name, cfg, packed, dropped, command))
     write_json(folder / "metrics.json", {key: float(f"{value:.6g}") for key, value in result.metrics.items()})
     return folder
 
@@ -376,19 +341,13 @@ def model_card(
     packed: PackedTokens,
     dropped: int,
     command: str | None,
-    restart_steps: int = 0,
 ) -> str:
     """What was trained on what, how good it is, and how to make it again."""
     m, shares = result.metrics, {s: packed.sources.count(s) / len(packed) for s in dict.fromkeys(packed.sources)}
     ranked = ", ".join(f"{source} {share:.1%}" for source, share in sorted(shares.items(), key=lambda x: -x[1]))
     mixture = textwrap.fill(ranked, 118, subsequent_indent="  ", break_on_hyphens=False)
-    threads, epochs = torch.get_num_threads(), (cfg.steps + restart_steps) * cfg.batch_size / result.tokens
+    threads, epochs = torch.get_num_threads(), cfg.steps * cfg.batch_size / result.tokens
     held, asked, massive = int(m["activations"]), int(m["loss_tokens"]), int(m["dropped_massive"])
-    again = (
-        f"\n- Then {restart_steps:,} more steps from there at {cfg.lr:g}, falling linearly to 0 (a warm restart)."
-        if restart_steps
-        else ""
-    )
     minutes = {what: f"{seconds / 60:.1f}" for what, seconds in result.seconds.items()}
     command = command or "course_utils.lm.train_lm_sae.train_from_corpus(...)"
     rows = [
@@ -434,7 +393,7 @@ keep their activation.
   {mixture}.
 - Left out: BOS positions, and {dropped} tokens with a norm above ten times the median.
 - {steps}, the rate falling linearly over the last {cfg.lr_decay_share:.0%}; inputs scaled to a mean
-  squared length of d_in while training, the scale folded into the weights afterwards; products in {cfg.precision}.{again}
+  squared length of d_in while training, the scale folded into the weights afterwards; products in {cfg.precision}.
 - Time on two CPU cores shared with much other work: collecting {minutes["collect"]} process-minutes (for all hook points of
   the pass together), training {minutes["train"]} min in {threads} thread(s).
 

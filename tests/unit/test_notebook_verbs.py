@@ -105,8 +105,19 @@ def test_an_unknown_exercise_lists_the_known_ones(course: Path, exercise_id: str
 
 def test_hints_go_on_where_no_progress_is_kept(course: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COURSE_PROGRESS", "off")
-    monkeypatch.setattr(notebook, "_hints_shown", {})
+    monkeypatch.setattr(notebook, "_session", Progress(Path()))
     assert ["Hint 1 of 2" in str(hint("99.1")), "Hint 2 of 2" in str(hint("99.1"))] == [True, True]
+
+
+def test_progress_shows_this_session_where_none_is_kept(course: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run with progress switched off shows neither nothing nor somebody's file."""
+    kept = str(progress())
+    monkeypatch.setenv("COURSE_PROGRESS", "off")
+    monkeypatch.setattr(notebook, "_session", Progress(Path()))
+    check("99.1", right)
+    assert "1/" in str(progress())
+    monkeypatch.delenv("COURSE_PROGRESS")
+    assert str(progress()) == kept
 
 
 def test_hints_go_from_gentle_to_plain(course: Path):

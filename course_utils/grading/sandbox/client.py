@@ -58,6 +58,8 @@ class SandboxOptions:
     """Module with `get(id)`; the server imports it."""
     exercises: tuple[str, ...] = ()
     preload: tuple[str, ...] = ("torch", "numpy")
+    optimizers: bool = True
+    """Whether the server makes an optimizer once, so that no child has to: the first one takes a second."""
     jobs: int = 1
     isolation: str = "auto"
     """`auto`, `limits`, or layers joined by `+`, such as `landlock+seccomp`."""
@@ -107,13 +109,13 @@ class _Slot:
 _prepared: list[tuple[subprocess.Popen[bytes], socket.socket]] = []
 
 
-def prepare() -> None:
+def prepare(*, optimizers: bool = True) -> None:
     """Start a server for the next sandbox now: it imports torch while the trusted side does, not after."""
     if linux.IS_LINUX and not _prepared:
-        _prepared.append(_start_server())
+        _prepared.append(_start_server("optimizers" if optimizers else ""))
 
 
-def _start_server() -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _start_server(warm: str = "") -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A server that waits for its configuration, and our end of its control socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, _socket_kind())
     environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[3])}
@@ -121,7 +123,7 @@ def _start_server() -> tuple[subprocess.Popen[bytes], socket.socket]:
         if name in os.environ:
             environment[name] = os.environ[name]
     process = subprocess.Popen(
-        [sys.executable, "-s", "-P", "-B", "-m", "course_utils.grading.sandbox.server", str(theirs.fileno())],
+        [sys.executable, "-s", "-P", "-B", "-m", "course_utils.grading.sandbox.server", str(theirs.fileno()), warm],
         env=environment,
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
@@ -229,6 +231,7 @@ class Sandbox:
             "registry": options.registry,
             "exercises": options.exercises,
             "preload": options.preload,
+            "optimizers": options.optimizers,
             "sys_path": [os.path.abspath(path) for path in sys.path if path],
             "read_only": options.read_only,
             "limits": asdict(options.limits),

@@ -52,7 +52,7 @@ def reply(control: socket.socket, **message: Any) -> None:
 
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
-    warm_torch()  # every course needs it, and the trusted side is still importing its own
+    warm_torch(optimizers="optimizers" in sys.argv[2:])  # while the trusted side is still importing its own
     config, _ = receive(control)
     if config is None:
         return
@@ -79,7 +79,7 @@ def main() -> None:
         shutil.rmtree(config["base"], ignore_errors=True)
 
 
-def warm_torch() -> None:
+def warm_torch(*, optimizers: bool) -> None:
     """What the first use of torch costs, paid once here instead of in every child."""
     try:
         torch: Any = importlib.import_module("torch")
@@ -88,11 +88,13 @@ def warm_torch() -> None:
     torch.set_num_threads(1)
     x = torch.ones(8, 8, requires_grad=True)  # first use looks at /proc and picks kernels
     (torch.nn.functional.softmax(x @ x, dim=0) @ torch.linalg.inv(torch.eye(8))).sum().backward()
-    torch.optim.Adam([x]).step()  # the first optimizer imports the compiler: seconds
+    if optimizers:
+        torch.optim.Adam([x]).step()  # the first optimizer imports the compiler
 
 
 def warm_up(config: dict[str, Any]) -> Any:
     """Import what every child needs, and take out of it what no child may have."""
+    warm_torch(optimizers=config["optimizers"])
     sys.path[:] = config["sys_path"]
     for name in config["preload"]:
         with contextlib.suppress(Exception):  # a learner may import what is not installed
