@@ -18,19 +18,19 @@
 # *Five features, two dimensions. The same model, trained on denser and on sparser data (each arrow is one feature; the circle has radius 1). Dense data:
 # two features get a dimension each and three are thrown away. Sparse data: all five are kept, at the corners of a pentagon. You will make this picture yourself in section 3.*
 #
-# In lesson 01 neurons answered to several unrelated concepts. A suspicion was that a network stores **more features than it has dimensions**, as
+# In lesson 01 neurons answered to several unrelated concepts. The suspicion was that a network stores **more features than it has dimensions**, as
 # directions that are almost, but not quite, at right angles: *superposition*. In a language model nobody knows the true features, so the suspicion is hard to
 # test. Here we turn it round: we *choose* the features, squeeze them through too few dimensions, and look at what training does with them.
 # The model is that of [Toy Models of Superposition](https://transformer-circuits.pub/2022/toy_model/index.html) (Elhage et al. 2022).
 #
-# **After this lesson you can**
+# **You will be able to**
 #
 # - build and train the toy model, hundreds of copies at once;
 # - measure which features a model represents and how much they get in each other's way;
 # - derive when superposition pays, draw the phase diagram on paper, and check it against training;
 # - say what importance, density and correlation each do to the arrangement of features.
 #
-# **Time:** about two and a quarter hours for the ten exercises. All cells of the solved lesson together take about 90 seconds of one processor core; no GPU needed.
+# **Time**: about 2 h 15 min of exercises; the cells run in about 90 seconds on one CPU core. **Before**: lesson 01.
 #
 # **Notation.** There are $n$ features and $d$ hidden dimensions, $n > d$. A feature is active with probability $p$, its *density*, and $S = 1 - p$ is the *sparsity*:
 # the probability that a feature is **zero**. (Some texts write "active with probability $S$". We never do.)
@@ -55,9 +55,6 @@ torch.manual_seed(0)
 FULL = False  # True: more starts and finer grids, several times slower
 
 # %% [markdown]
-# `check("02.1", your_function)` says at once what agrees and what does not; `hint("02.1")` gives a first nudge, and a plainer one each time you ask;
-# `solution("02.1")` shows a worked answer; `progress()` shows how far you are.
-#
 # ## 1 · Features we know
 #
 # A batch of data is a tensor `x [instances, batch, features]`. An **instance** is one copy of the experiment with its own settings; we train many at once because it costs
@@ -227,7 +224,7 @@ check("02.4", optimize)
 
 
 # %% [markdown]
-# Everything is there. `run` puts your four answers together, and `best_of` picks, among several random starts, the one that ended with the lowest loss: small models
+# All the pieces are there. `run` puts your four answers together, and `best_of` picks, among several random starts, the one that ended with the lowest loss: small models
 # get stuck in local minima, and we want to know what the loss *prefers*, not where one start happened to end.
 
 
@@ -788,6 +785,17 @@ draw.fate_map(
 # </details>
 
 # %% [markdown]
+# **Questions to answer in words**
+#
+# 1. Why does a *linear* autoencoder never show superposition, however sparse the data?
+# 2. You look at a real network and find that two features have cosine $-0.9$. Name two explanations from this lesson, and a measurement that tells them apart.
+#
+# <details><summary>Answers to compare with</summary>
+#
+# 1. Its loss depends on the data only through second moments. For independent features it is a weighted low-rank approximation, solved by keeping the $d$ heaviest features: sparsity only rescales the problem. Cutting interference off needs a nonlinearity.
+# 2. They may exclude each other (anticorrelated), or both be rare and paired by chance. Count how often both are active: near zero for the first, near the product of their frequencies for the second.
+# </details>
+#
 # ## Common mistakes
 #
 # | mistake | what happens | the check says |
@@ -797,7 +805,7 @@ draw.fate_map(
 # | one mask for all instances | results of different instances are not independent | 02.1 `one_mask_for_all_instances` |
 # | averaging the loss over features | learning rates tuned for 5 features fail for 200 | 02.3 `features_averaged` |
 # | `.detach()`, `.data` or `.item()` on the way to the loss | the loss prints well and nothing trains | 02.2, 02.3 `detached...` |
-# | dividing by the norm of a dead feature | NaN in every plot from there on | 02.5 `nan_on_a_dead_feature` |
+# | dividing by the norm of a feature that is not represented | NaN in every plot from there on | 02.5 `nan_on_a_dead_feature` |
 # | drawing conclusions from one random start | a local minimum is taken for the model's preference | `best_of` |
 # | reading sparsity as density | phase diagrams upside down | 02.1 `sparsity_for_probability` |
 #
@@ -808,7 +816,9 @@ draw.fate_map(
 # - What happens to a feature changes **abruptly** with importance and density. Expected losses on paper predicted training on 99.0% ($n = 2$) and 99.2% ($n = 3$) of the cells away from the boundaries.
 # - 20 features in 5 dimensions: 5 represented when dense, all 20 at $p = 0.01$; superposition began at $p \approx$ 0.46.
 # - Features that exclude each other share a direction for free; features that fire together keep apart. Density counts for more than importance when dimensions are handed out.
-# - For a network whose features we do *not* know, all of this means: neurons, and even orthogonal directions, need not be features. From lesson 04 on we learn to find them anyway.
+# - For a network whose features we do *not* know, all of this means: neurons, and even orthogonal directions, need not be features.
+#
+# **Next**: lesson 03 looks at the shapes that features form; from lesson 04 on you learn to find features that nobody knows.
 #
 # ## Further reading
 #
@@ -816,17 +826,6 @@ draw.fate_map(
 # - Scherlis et al. 2022, [Polysemanticity and Capacity in Neural Networks](https://arxiv.org/abs/2210.01892): who gets how much of a dimension, as an allocation problem.
 # - Henighan et al. 2023, [Superposition, Memorization, and Double Descent](https://transformer-circuits.pub/2023/toy-double-descent/index.html): the same model on a finite data set (lesson 03).
 # - Hänni et al. 2024, [Mathematical Models of Computation in Superposition](https://arxiv.org/abs/2408.05451): not only storing but computing with too few neurons.
-#
-# ### In your own words (optional)
-#
-# 1. Why does a *linear* autoencoder never show superposition, however sparse the data?
-# 2. You look at a real network and find that two features have cosine $-0.9$. Name two explanations from this lesson, and a measurement that tells them apart.
-#
-# <details><summary>Answers to compare with</summary>
-#
-# 1. Its loss depends on the data only through second moments. For independent features it is a weighted low-rank approximation, solved by keeping the $d$ heaviest features: sparsity only rescales the problem. Cutting interference off needs a nonlinearity.
-# 2. They may exclude each other (anticorrelated), or both be rare and paired by chance. Count how often both are active: near zero for the first, near the product of their frequencies for the second.
-# </details>
 
 # %%
 progress()

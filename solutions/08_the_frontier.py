@@ -15,7 +15,7 @@
 # Sparse autoencoders left questions open: what do MLPs *compute* (not only: what is there)? What do two layers, or two models, have in common? Are latents made of smaller latents? What becomes of a feature that another one implies, or of one that is not a
 # direction at all? Each question has a method. All are young, and all can look good without being right. So every method here is small, is trained in seconds, and is judged against **a truth we planted** or **a simple baseline**, never by its loss.
 #
-# **After this lesson you can**
+# **You will be able to**
 #
 # - write and train a transcoder, a crosscoder and a cross-layer transcoder, and say when each of them misleads;
 # - decompose a dictionary with a meta-SAE, and tell structure from covariance;
@@ -23,7 +23,7 @@
 # - find a circle among the days of the week, with a chance level, and trace latents of attention layers back to heads;
 # - argue, with numbers, for and against "features are real".
 #
-# **Time**: about three hours of exercises; all cells together take a few minutes on two quiet processor cores. **Before**: lessons 05 and 06.
+# **Time**: about 3 h of exercises; the cells run in about two minutes on two CPU cores. **Before**: lessons 05 to 07.
 
 # %% tags=["setup"]
 import torch
@@ -95,7 +95,7 @@ def one_to_one(found: Tensor, wanted: Tensor) -> Tensor:
 # %% [markdown]
 # ### Exercise 08.1: A transcoder, with and without a skip connection
 #
-# Parameters: `W_enc [d_in, d_sae]` and `W_dec [d_sae, d_out]`, random and **small**, such as `0.01 * torch.randn(...)`: large starts leave rules unfound. `b_enc [d_sae]` and `b_dec [d_out]`, zero, and `W_skip [d_in, d_out]`, zero too, or `None` without a skip. Nothing is subtracted from the input: `b_dec` lives where the output lives.
+# Parameters: `W_enc [d_in, d_sae]` and `W_dec [d_sae, d_out]`, random and **small**, such as `0.01 * torch.randn(...)`: large starts leave rules unfound. (What counts is the product: beside a small decoder, encoder columns of length 1 do too.) `b_enc [d_sae]` and `b_dec [d_out]`, zero, and `W_skip [d_in, d_out]`, zero too, or `None` without a skip. Nothing is subtracted from the input: `b_dec` lives where the output lives.
 # The loss: squared error summed over dimensions, averaged over the batch, plus `l1` times the mean of $\sum_i f_i \|W_{dec,i}\|$.
 
 
@@ -143,7 +143,7 @@ check("08.1", Transcoder)
 
 # %% [markdown]
 # **The truth.** 24 sparse features, and 30 rules of the form "if features $a$ *and* $b$ are there, write $v$": $\mathrm{relu}(a + b - 1)\, v$. An MLP with only 24 neurons is trained on the outcome: fewer neurons than rules, so it must do several rules with one neuron. We then study the
-# *MLP*, and ask how many of the 30 rules can be read off as single units: of its neurons, of an SAE on its output, and of a transcoder. Two units count as the same if their activations correlate above 0.9 on fresh data.
+# *MLP*, and ask how many of the 30 rules can be read off as single units: of its neurons, of an SAE on its output, and of a transcoder. A rule is found if a unit of its own correlates with it above 0.9 on fresh data.
 
 # %%
 world = sae.rule_world(seed=0)
@@ -185,7 +185,7 @@ draw.ranked_matches(
 
 # %% [markdown]
 # In our run 7 of the 30 rules can be read off single neurons, 11 off an SAE on the output and 27 off the transcoder. An SAE on the input finds features, and a feature is not yet a rule. An SAE on the output sees what was written, but has to guess from the outcome alone which
-# rules were at work; how far that gets it, the legend says. The MLP itself is imperfect, and what it gets wrong, the transcoder describes too.
+# rules were at work. The MLP itself is imperfect, and what it gets wrong, the transcoder describes too.
 #
 # Now the skip. We add a linear map of the input to the output, as many MLPs do in part, and train with and without `W_skip`.
 
@@ -314,7 +314,7 @@ print({name: [round(v, 2) for v in (values.min().item(), values.max().item())] f
 # In our runs all 36 features came back. Latents of features that live in one layer have a relative length near 0 or 1, the others near ½. The two decoders of a *kept* feature point the same way, those of a *turned* one do not: what moved is visible too, which no SAE of a single layer can show.
 #
 # **Two models: what changed in training?** Here the two sources have unrelated directions, as two models have: 24 features shared, 6 in each model alone. One twist: in the second model, 8 of the shared features are written at 0.3 of their length. They are still *shared*, with a true relative length of 0.3 / 1.3 = 0.23.
-# We compare the L1 penalty above, the same with the length of both decoders joined, $\sqrt{\sum_s \|W^{(s)}\|^2}$, and TopK without any penalty. Your class has only the first, so the course's `sae.Crosscoder`, which has all three, is used here. λ is 0.6, because a small one hides what we want to see: below, λ = 0.1 would take only 0.05 off a decoder of length 0.3. The baseline keeps 0.1, as it needs no such effect: one SAE for each model, and latents matched by the correlation of their activations.
+# We compare the L1 penalty above, the same with the length of both decoders joined, $\sqrt{\sum_s \|W^{(s)}\|^2}$, and TopK without any penalty. Your class has only the first, so the course's `sae.Crosscoder`, which has all three, is used here. λ is 0.6, because a small one hides what we want to see: by the formula below, λ = 0.1 would take only 0.05 off a decoder of length 0.3. The baseline keeps 0.1, as it needs no such effect: one SAE for each model, and latents matched by the correlation of their activations.
 
 # %%
 models = sae.two_models(weak=0.3, seed=0)
@@ -386,12 +386,12 @@ draw.shares_by_kind(
 # `meta` is a trained SAE with `encode`, `decode` and `W_dec`. Take the **unit** rows of `W_dec`, and return
 # - `strength [latents, meta]`: the length of what each meta-latent contributes to each row (its activation times the length of its decoder row);
 # - `member [latents, meta]`: strength is positive and at least `share` of the *row's* largest;
-# - the unexplained fraction: the squared error of all rows over the sum of squared distances from the mean row. (The check's meta-SAE is untrained, so there it may be more than 1.)
+# - the variance unexplained: the squared error of all rows over the sum of squared distances from the mean row. (The check's meta-SAE is untrained, so there it may be more than 1.)
 
 
 # %% answer="08.3"
 def meta_families(W_dec: Tensor, meta, share: float) -> tuple[Tensor, Tensor, float]:
-    """(strength [latents, meta], member [latents, meta] bool, unexplained variance)."""
+    """(strength [latents, meta], member [latents, meta] bool, variance unexplained)."""
     ### BEGIN SOLUTION
     rows = F.normalize(W_dec, dim=1)
     latents = meta.encode(rows)
@@ -442,7 +442,7 @@ print(
 # %% [markdown]
 # With parts planted, the meta-SAE finds them all or nearly all (24 of 24 in our runs), and leaves 0.05 unexplained where the twin leaves 0.38. K-means finds 22 of the 24 directions, but it puts each latent into one cluster, so its families overlap the true ones by 0.47 only.
 #
-# Now the same on the 4,608 latents of the course's own SAE in the middle of the language model.
+# Now the same on the 4,608 latents of the course's middle SAE.
 
 # %%
 from course_utils.lm import collect_activations, load_corpus, load_model, load_sae
@@ -473,7 +473,7 @@ draw.bars_with_control(
 
 # %% [markdown]
 # In our runs the meta-SAE left 0.77 of the variance unexplained, of the Gaussian twin just as much, and of random directions 0.86. So nearly all it gains over random directions is covariance: some dimensions are used more than others. This does not say that there are no families; it says that *reconstruction* is no evidence for them here. A
-# claim about a family needs a measurement of its own, for example that its members answer to the same concept (exercise 06.8).
+# claim about a family needs a measurement of its own, for example that its members answer to the same concept (exercises 06.7 and 06.8).
 
 # %% [markdown]
 # ## 4 · One latent for a whole path: cross-layer transcoders
@@ -991,7 +991,7 @@ for latent in clearest.tolist():
 # | `recovery` | `found`, `truth`, `data` (directions) | share of `truth` with a row of `found` at cosine > 0.9 | the same with `data` (data points) for `found` |
 # | `stability` | `first`, `second`, `random` (directions) | share of `first` with a row of `second` at cosine > 0.7 | the same with `random` |
 # | `absorption` | `absorbed`, `control` (numbers, or yes and no) | mean of `absorbed` | mean of `control` |
-# | `circle` | `means` [n, d] | share at the lowest frequency (08.6) | $2/(n-1)$ |
+# | `circle` | `means` [n, d] | share at the lowest frequency (exercise 08.6) | $2/(n-1)$ |
 # | `explanation` | `fires`, `predicted`, `shuffled` (yes and no) | balanced accuracy of `predicted` | that of `shuffled` |
 #
 # Cosines count with their sign: a direction turned round is not found. A measurement is *above* if value > baseline + 0.1. Recovery, stability and explanation then support `"for"`, else `"against"`; absorption and the circle support `"against"` when above (features as single, independent directions fail there), else `"for"`.
@@ -1126,6 +1126,8 @@ for part in ("for", "against", "conclusion"):
 # - A cross-layer transcoder shortens paths, and describes a replacement, not the original.
 # - Absorption and circles are two different ways for "one feature, one latent" to fail, and both can be measured against a control.
 # - Each method got a truth or a baseline. In the wild you only have the baseline, so never leave it out.
+#
+# **Next**: lesson 09 is yours, a portfolio in which you show what you found.
 #
 # ## Further reading
 #

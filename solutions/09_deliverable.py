@@ -8,12 +8,12 @@
 # %% [markdown]
 # # 09 · Deliverable: superposition and SAE features
 #
-# This notebook is yours. You write it, a grader reads it, and you can send it to anyone as one file. It has five sections: (a) a phase transition in a toy model; (b) a toy autoencoder that recovers known features, beside what chance
-# recovers; (c) at least five latents of a pretrained autoencoder, each explained, scored and tested by intervention; (d) a comparison; (e) limitations. Then eight short texts.
+# This notebook is yours. You write it, a grader reads it, and you can send it to anyone as one file. It has five sections: (a) a phase transition in a toy model; (b) a toy sparse autoencoder (SAE) that recovers known features, beside what chance
+# recovers; (c) at least five latents of an SAE that ships with the course, each explained, scored and tested by intervention; (d) a comparison; (e) limitations. Then eight short texts.
 #
 # **You will be able to** show, to someone who does not believe you, what you found in a model: with objects that can be measured again, with controls beside effects, and with the limits said aloud.
 #
-# **Time**: about three hours for the five checked exercises, half an hour for each text. **Before**: lessons 02, 04, 05, 06 and 07.
+# **Time**: about 3 h of exercises, and half an hour for each text; the cells run in about two minutes on two CPU cores. **Before**: lessons 02, 04, 05, 06 and 07.
 #
 # **How it is graded**
 #
@@ -22,7 +22,7 @@
 # | five exercises: the objects exist, follow from a seed or from the text, meet the bounds stated, and bear out the numbers you state | the check | 23 |
 # | eight texts, `Task 09.r1` to `09.r8` | a person | 8 |
 #
-# Numbers are measured again: sweeps with other seeds, explanations and effects on text that no lesson shows you. An empty portfolio earns nothing; one whose numbers its objects do not bear out is told so; latents are drawn from your name, so those of somebody else do not count.
+# Numbers are measured again: sweeps with other seeds, explanations and effects on text that no lesson shows you (the *held-back* text). An empty portfolio earns nothing; one whose numbers its objects do not bear out is told so; latents are drawn from your name, so those of somebody else do not count.
 # Be fair to yourself as well: the held-back text lies in the course's folder; an explanation fitted to it would be worth nothing to you.
 
 # %% tags=["setup"]
@@ -129,13 +129,13 @@ gram_heatmaps(
 # %% [markdown]
 # ### Exercise 09.2: A toy autoencoder that recovers known features
 #
-# Write a function that trains a sparse autoencoder on `samples` [n, d] and returns its decoder, `n_latents` rows of d. The check makes samples from features that it knows and you do not (24 in 16 dimensions, three at a time; 20 in 14, two at a time) and counts what you recovered: a feature
+# Write a function that trains an SAE on `samples` [n, d] and returns its decoder, `n_latents` rows of d. The check makes samples from features that it knows and you do not (24 in 16 dimensions, three at a time; 20 in 14, two at a time) and counts what you recovered: a feature
 # is recovered when a row of its own has a cosine above 0.9 with it. At least 70%, and at least 30 points above as many random data points. Your function is not told how many are active at a time: choose one `k` that serves both (the default of `SAEConfig`, 32, does not). A few seconds at most.
 
 
 # %% answer="09.2"
 def recover_features(samples: Tensor, n_latents: int, seed: int) -> Tensor:
-    """The dictionary [n_latents, d] of a sparse autoencoder trained on `samples` [n, d]."""
+    """The dictionary [n_latents, d] of an SAE trained on `samples` [n, d]."""
     ### BEGIN SOLUTION
     cfg = SAEConfig(
         samples.shape[1], n_latents, k=3, steps=500, lr=6e-3, batch_size=256, seed=seed,
@@ -228,7 +228,7 @@ figures.recovery_figure(
 # %% [markdown]
 # ### Exercise 09.4: Five latents, explained and tested
 #
-# Study at least five latents of the course's middle autoencoder (`load_sae("middle")`), twenty at most. Which ones you may choose follows from your name: `author_latents("Your Name")`, one in five. Your function returns `{"author": "Your Name", "latents": [...]}`; each record is a dictionary with
+# Study at least five latents of the course's middle SAE (`load_sae("middle")`), twenty at most. Which ones you may choose follows from your name: `author_latents("Your Name")`, one in five. Your function returns `{"author": "Your Name", "latents": [...]}`; each record is a dictionary with
 #
 # | key | what |
 # |---|---|
@@ -240,10 +240,10 @@ figures.recovery_figure(
 # | `support` | how much they lose on average, in nats, measured at *other* places than those they were found at |
 # | `control` | the same with a random direction of the same length removed |
 #
-# The records hold plain numbers, because the check loads no language model. It measures them again on text held back. At least five patterns have to reach 0.7 there and beat shuffled labels, and the tokens of at least five latents must lose more than 97.5% of all tokens do when a random direction goes. Every score you state has to be
+# The records hold plain numbers, because the check loads no language model. It measures them again on text held back. At least five patterns have to reach 0.7 there and beat shuffled labels, and the tokens of at least five latents must lose more than 97.5% of all tokens lose when a random direction is removed. Every score you state has to be
 # right within 0.17, every effect within a factor of four; these two count only where at least three patterns, or effects, hold.
 #
-# **Choose latents that fire strongly often**: at least 40 times in the open text below (`look_tokens` and `score_tokens` together, not in quick mode) is safe. The held-back text is as long; a latent that fires strongly fewer than 20 times there cannot be measured and does not count towards your five.
+# **Choose latents that fire strongly often.** The held-back text is as long as the open text below, and a latent that fires strongly fewer than 20 times there cannot be measured and does not count towards your five. Of the latents with 40 or more strong firings in the open text (`look_tokens` and `score_tokens` together, not in quick mode) 98% have their 20; of those with 20 to 39, 74%.
 #
 # Two helpers save you time: `split_open` gives the rows of the held-out corpus that are yours to use, and `removal_support` removes a latent at single positions (only the changed position runs again, so hundreds of removals take seconds). Show the dashboard pieces of lesson 06 for each latent: strong, middling and weak contexts, its density, the tokens it supports.
 
@@ -539,7 +539,7 @@ check("09.4", my_latents)
 # Compare two groups of latents: the early against the late layer, or two sparsity levels. Write a function of two groups, each a pair `(tokens, fires)`: `tokens` [n] are token numbers in reading order, `fires` [n, latents] is True where a latent fires strongly; both are NumPy arrays. Choose one measure that gives a number for each latent. Return `first` and `second`, the values;
 # `difference`, the mean of the second minus the mean of the first; and `low` and `high`, its 95% bootstrap interval **over latents** (at least 1,000 draws of both groups).
 #
-# The check gives it latents of the early, middle and late autoencoder on the held-back text. The measure is yours; each value must belong to its latent, the difference and interval must follow from the values, and a group compared with itself must differ by nothing.
+# The check gives it latents of the early, middle and late SAE on the held-back text. The measure is yours; each value must belong to its latent, the difference and interval must follow from the values, and a group compared with itself must differ by nothing.
 
 
 # %% answer="09.5"
@@ -626,7 +626,7 @@ figures.comparison_figure(
 # %% [markdown]
 # ## (e) Limitations
 #
-# What would change your conclusions? Name the two or three weakest links of your own evidence. (Read by a person with task 7.)
+# What would change your conclusions? Name the two or three weakest links of your own evidence. (Read by a person, with Task 09.r7.)
 
 # %% [markdown] tags=["solution-only"]
 # 1. **We chose what we could name.** These seven were picked from about 920 latents because their contexts made a sentence. Nothing here says what share of latents can be explained; most of the list we read could not, at this size of text.
@@ -634,7 +634,7 @@ figures.comparison_figure(
 # 3. **Little text.** Ten thousand tokens to look at and as many to score on, a few dozen strong firings each: the intervals show it. One corpus, and one quarter of it code.
 # 4. **One peek.** The pattern for illness was widened once after we had seen misses in the second half of the text. It failed even so; the other six were not touched.
 # 5. **What removal measures.** One position at a time, the next token only, and a very unlikely token counts as much as a likely one. Tokens that lose most may be tokens the model would never have said there.
-# 6. **One model, one autoencoder, one seed.** Whether another seed finds these latents was not asked here. In the toy, features are independent, of like size, and k is known; none of that is true of a language model.
+# 6. **One model, one SAE, one seed.** Whether another seed finds these latents was not asked here. In the toy, features are independent, of like size, and k is known; none of that is true of a language model.
 
 # %% [markdown]
 # ## Eight short texts
@@ -661,11 +661,11 @@ figures.comparison_figure(
 # - why the decoder's length has to be fixed
 
 # %% [markdown] written="09.r2"
-# For one activation $x$ with $f = \mathrm{ReLU}(W_e^\top x + b_e)$ and $\hat x = W_d^\top f + b_d$: $L = \|x - \hat x\|^2 + \lambda \sum_i f_i$. The first term pays for what is lost, the second for each unit of activity; among the codes that reconstruct equally well it prefers those with little total activity, and since the ReLU gives exact zeros, few latents.
+# For one activation $x$ with $f = \mathrm{ReLU}(x W_{enc} + b_{enc})$ and $\hat x = f W_{dec} + b_{dec}$: $L = \|x - \hat x\|^2 + \lambda \sum_i f_i$. The first term pays for what is lost, the second for each unit of activity; among the codes that reconstruct equally well it prefers those with little total activity, and since the ReLU gives exact zeros, few latents.
 #
-# With $r = \hat x - x$: $\partial L / \partial W_d[i] = 2 f_i\, r$, and for an active latent $\partial L / \partial f_i = 2\, W_d[i] \cdot r + \lambda$, so $\partial L / \partial W_e[:, i] = (2\, W_d[i] \cdot r + \lambda)\, x$ where $f_i > 0$, else 0. At the optimum of a single latent with unit decoder, $2 (f - a) + \lambda = 0$: $f = a - \lambda / 2$. Every value is too small by $\lambda / 2$, whatever its size: that is shrinkage. TopK drops the penalty and keeps the $k$ largest, so the values are free to be right.
+# With $r = \hat x - x$: $\partial L / \partial W_{dec}[i] = 2 f_i\, r$, and for an active latent $\partial L / \partial f_i = 2\, W_{dec}[i] \cdot r + \lambda$, so $\partial L / \partial W_{enc}[:, i] = (2\, W_{dec}[i] \cdot r + \lambda)\, x$ where $f_i > 0$, else 0. At the optimum of a single latent with unit decoder, $2 (f - a) + \lambda = 0$: $f = a - \lambda / 2$. Every value is too small by $\lambda / 2$, whatever its size: that is shrinkage. TopK drops the penalty and keeps the $k$ largest, so the values are free to be right.
 #
-# The decoder's length must be fixed: doubling $W_d$ and halving $f$ leaves $\hat x$ as it is and halves the penalty, so without the constraint the penalty can be cheated away.
+# The decoder's length must be fixed: doubling $W_{dec}$ and halving $f$ leaves $\hat x$ as it is and halves the penalty, so without the constraint the penalty can be cheated away.
 
 # %% [markdown] task="09.r3"
 # ### Task 09.r3: Hook points
@@ -675,7 +675,7 @@ figures.comparison_figure(
 # - how much of the model's loss survives when the reconstruction is spliced in
 
 # %% [markdown] written="09.r3"
-# The autoencoder of section (c) reads `blocks.11.hook_resid_post`: the residual stream after layer 11 of 30, the sum of everything written so far, which is all that later layers see. An MLP output or an attention output would show what one component adds; the stream shows what the model knows at that point, at the price that a latent cannot be credited to a component.
+# The SAE of section (c) reads `blocks.11.hook_resid_post`: the residual stream after layer 11 of 30, the sum of everything written so far, which is all that later layers see. An MLP output or an attention output would show what one component adds; the stream shows what the model knows at that point, at the price that a latent cannot be credited to a component.
 #
 # Left out are BOS and positions of more than ten times the median norm (19 of 32,587 in the held-out text): they serve as attention sinks, BOS is almost two hundred times as long as the rest, and trained on, they would dominate the squared error and take latents for themselves.
 #
@@ -689,12 +689,12 @@ figures.comparison_figure(
 # - a test that shows it works, with its chance level
 
 # %% [markdown] written="09.r4"
-# The cell below is complete: encode, keep the two largest, decode, squared error, unit-norm decoder, Adam. Its test is the one of section (b), on data it has not been tuned on, with the chance level beside it.
+# The cell below is complete: encode, keep the three largest, decode, squared error, unit-norm decoder, Adam. Its test is the one of section (b), on data it has not been tuned on, with the chance level beside it.
 
 
 # %% tags=["solution-only"]
 class TinySAE(nn.Module):
-    """A TopK autoencoder in a dozen lines."""
+    """A TopK SAE in a dozen lines."""
 
     def __init__(self, d: int, n_latents: int, k: int) -> None:
         super().__init__()
@@ -731,7 +731,7 @@ print({name: round(float(value), 2) for name, value in report.items()}, f"loss {
 # %% [markdown] written="09.r5"
 # A node is a latent at a position; an edge says how much a downstream latent (or the output) changes when an upstream one does. There are two kinds of edges. *Estimated*: gradient times activation, one backward pass for all latents, correct to first order only, so wrong where an attention pattern or a TopK choice flips. *Measured*: remove the upstream latent, run again, look; one forward pass for each. Lesson 07 plots one against the other before trusting the cheap one, and so should any circuit.
 #
-# The error term, what the autoencoder does not reconstruct, has to stay in place during an intervention; otherwise one measures the damage of the reconstruction. It is also a node, and often a large one: a circuit that keeps only latents and is faithful may owe that to it.
+# The error term, what the SAE does not reconstruct, has to stay in place during an intervention; otherwise one measures the damage of the reconstruction. It is also a node, and often a large one: a circuit that keeps only latents and is faithful may owe that to it.
 #
 # *Faithfulness*: only the circuit is kept; how much of the behaviour, above the fully ablated model, remains. *Completeness*: only the circuit is removed; how little remains. Neither shows that the circuit is the only one, nor that its latents mean what their labels say.
 
@@ -743,7 +743,7 @@ print({name: round(float(value), 2) for name, value in report.items()}, f"loss {
 # - a control, and when a latent that describes well does not steer
 
 # %% [markdown] written="09.r6"
-# Adding: $x + \alpha W_d[i]$ at the chosen positions; clamping: $x + (c - f_i) W_d[i]$; removing is clamping to 0. All leave the error term alone. In (c) the latents are removed one position at a time where they fire strongly, which is the gentlest test: it asks whether the latent is used there, not what a push far outside its range does.
+# Adding: $x + \alpha W_{dec}[i]$ at the chosen positions; clamping: $x + (c - f_i) W_{dec}[i]$; removing is clamping to 0. All leave the error term alone. In (c) the latents are removed one position at a time where they fire strongly, which is the gentlest test: it asks whether the latent is used there, not what a push far outside its range does.
 #
 # A dose-response curve needs two lines: the effect (log-probability of the target words) and the cost (perplexity of the continuation on its own terms), because at a large enough dose any direction changes the output and fluency goes. And it needs a control: in our figure the same length in a random direction costs the five tokens next to nothing.
 #
@@ -757,7 +757,7 @@ print({name: round(float(value), 2) for name, value in report.items()}, f"loss {
 # - the limitations of what you found (section e)
 
 # %% [markdown] written="09.r7"
-# *Dead latents* (never active; none of the gradient reaches them): resampling or AuxK; 0.5% of the middle autoencoder are dead on held-out text. *Splitting*: with more latents one feature becomes several, finer ones; *absorption*: a general latent stays silent where a special one fires, so its explanation has holes; nested (Matryoshka) losses help. *Expansion factor*: eight here; more costs memory and splits more, fewer merges meanings. *Lambda or k*: the sparsity-fidelity curve of lesson 05 has no corner that tells you where to stop; we use k = 32 because it was shipped.
+# *Dead latents* (never active; none of the gradient reaches them): resampling or AuxK; 0.5% of the middle SAE's latents are dead on held-out text. *Splitting*: with more latents one feature becomes several, finer ones; *absorption*: a general latent stays silent where a special one fires, so its explanation has holes; nested (Matryoshka) losses help. *Expansion factor*: eight here; more costs memory and splits more, fewer merges meanings. *Lambda or k*: the sparsity-fidelity front of lesson 05 has no corner that tells you where to stop; we use k = 32 because it was shipped.
 #
 # Met in this portfolio: recovery in (b) falls from 91% at four features a dimension to 20% at twelve although the data are as clean as data get (we did not ask how much more data and training would help), so a trained dictionary is not automatically the right one. In (c) one of six explanations that hold is no better than the best single token: that latent is a token detector, and the sentence adds nothing. Limitations stand in (e).
 

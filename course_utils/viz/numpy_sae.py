@@ -214,31 +214,6 @@ def support_curve(
     return _legend_below(figure)
 
 
-def recovery_svg(rows: Mapping[str, tuple[float, float]], n_directions: int, width: int = 720) -> str:
-    """`recovery_bars` as a small self-contained SVG, for the lesson's first screen."""
-    left, right, step = 230, 50, 34
-    scale = (width - left - right) / n_directions
-    height = 30 + step * len(rows) + 26
-    parts = [
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' font-family='sans-serif' font-size='14'>",
-        f"<rect width='{width}' height='{height}' fill='#FFFFFF'/>",
-    ]
-    for mark in range(0, n_directions + 1, 8):
-        x = left + scale * mark
-        parts.append(f"<path d='M{x:.1f} 16V{height - 30}' stroke='#DDDDDD'/>")
-        parts.append(
-            f"<text x='{x:.1f}' y='{height - 12}' text-anchor='middle' font-size='12' fill='#555555'>{mark}</text>"
-        )
-    for i, (name, (loose, strict)) in enumerate(rows.items()):
-        y = 24 + step * i
-        parts.append(f"<text x='{left - 10}' y='{y + 17}' text-anchor='end' fill='#222222'>{name}</text>")
-        parts.append(f"<rect x='{left}' y='{y}' width='{scale * loose:.1f}' height='24' fill='{PALETTE[5]}'/>")
-        parts.append(f"<rect x='{left}' y='{y + 6}' width='{scale * strict:.1f}' height='12' fill='{PALETTE[0]}'/>")
-        end = left + scale * loose + 8
-        parts.append(f"<text x='{end:.1f}' y='{y + 17}' fill='#222222'>{loose:.0f}</text>")
-    return "".join(parts) + "</svg>"
-
-
 def _legend_below(figure: go.Figure) -> go.Figure:
     """The legend under the axes, where it covers nothing, and room for it."""
     figure.update_layout(

@@ -267,3 +267,13 @@ def test_inputs_of_every_shape(tmp_path: Path) -> None:
     assert {r["id"]: r["score"] for r in report.results} == {"cid": 20.0, "cid (2)": 20.0, "dee/inner/dee": 20.0}
     with pytest.raises(FileNotFoundError):
         submissions.find([tmp_path / "nowhere"], tmp_path / "c")
+
+
+def test_the_server_warms_an_optimizer_only_where_answers_may_train(tmp_path: Path) -> None:
+    """It costs a second: worth it once for a course that trains, never for one that does not."""
+    plain, trains = tmp_path / "plain.py", tmp_path / "trains.py"
+    plain.write_text('# %% answer="d.relu"\ndef relu(x):\n    return x\n')
+    trains.write_text('# %% answer="d.relu"\ndef relu(x):\n    return torch.optim.Adam([x])\n')
+    for path, expected in ((plain, False), (trains, True)):
+        assert batch.may_train("demo_lesson", submissions.find([path], tmp_path / "unpacked")) == expected
+    assert batch.may_train(batch.COURSE, [])
