@@ -106,15 +106,21 @@ class LatentScan:
 
     def quantiles(self, latent: int, bands: int = 5, per_band: int = 4) -> list[QuantileExamples]:
         """Examples from `bands` equal shares of the firings, strongest band first; see `examples_by_quantile`."""
-        values = self.sample_value[self.row(latent)]
+        row = self.row(latent)
+        values, tokens = self.sample_value[row], self.sample_tokens[row]
         chosen = [int(i) for i in np.argsort(-values, kind="stable") if values[i] > 0]
         bands = min(bands, len(chosen))
         result: list[QuantileExamples] = []
         for band in range(bands):
             members = chosen[len(chosen) * band // bands : len(chosen) * (band + 1) // bands]
-            examples = _without_repeats(self._examples(latent, "sample", members))
-            if len(examples) > per_band:  # spread over the band rather than its strongest few
-                examples = [examples[round(x)] for x in np.linspace(0, len(examples) - 1, per_band)]
+            # contexts that are the same up to the peak are one; an example is made of those that are shown only
+            first: dict[bytes, int] = {}
+            for i in members:
+                first.setdefault(tokens[i, : self.left + 1].tobytes(), i)
+            shown = list(first.values())
+            if len(shown) > per_band:  # spread over the band rather than its strongest few
+                shown = [shown[round(x)] for x in np.linspace(0, len(shown) - 1, per_band)]
+            examples = self._examples(latent, "sample", shown)
             low, high = float(values[members[-1]]), float(values[members[0]])
             result.append(QuantileExamples(low, high, 1 - (band + 1) / bands, 1 - band / bands, examples))
         return result
@@ -380,13 +386,8 @@ def _example(latent: int, value: float, place: np.ndarray, tokens: np.ndarray, a
         position=int(place[1]),
         tokens=tuple(tokens[inside].tolist()),
         acts=tuple(acts[inside].tolist()),
-        peak=int(inside[:left].sum()),
+        peak=int(np.count_nonzero(inside[:left])),
     )
-
-
-def _without_repeats(examples: list[Example]) -> list[Example]:
-    seen: set[tuple[int, ...]] = set()
-    return [e for e in examples if not ((key := e.tokens[: e.peak + 1]) in seen or seen.add(key))]  # type: ignore[func-returns-value]
 
 
 def _batches(tokens: Any, acts: Any) -> Iterable[LatentBatch]:

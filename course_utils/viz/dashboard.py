@@ -184,8 +184,9 @@ def latent_records(
     norm = norm or final_norm(model)
     bar = tqdm(total=len(latents), desc="writing latents", unit="latent", disable=not progress or len(latents) < 200)
     writes_residual = sae.W_dec.shape[1] == model.W_U.shape[0]
-    for start in range(0, len(latents), 128):
-        part = list(latents[start : start + 128])
+    density, mean_when_active = scan.density, scan.mean_when_active  # of all latents, each time they are asked for
+    for start in range(0, len(latents), 512):
+        part = list(latents[start : start + 512])
         effects = logit_effects(model, sae, part, k=10, norm=norm) if writes_residual else None
         near, cosine = nearest_decoder_neighbours(sae, part, min(neighbours, sae.W_dec.shape[0] - 1))
         for i, latent in enumerate(part):
@@ -193,10 +194,10 @@ def latent_records(
             yield {
                 "id": latent,
                 "label": str(labels.get(latent, "")),
-                "density": _round(scan.density[row]),
+                "density": _round(density[row]),
                 "fired": int(scan.fired[row]),
                 "max": _round(scan.maximum[row]),
-                "mean": _round(scan.mean_when_active[row]),
+                "mean": _round(mean_when_active[row]),
                 "histogram": _trimmed_histogram(scan.histogram[row]),
                 "logits": _logits(effects, i, spell) if effects is not None else None,
                 "top": [_example(e, spell) for e in scan.top(latent)],
@@ -214,7 +215,7 @@ def latent_records(
                 "together": [[j, _round(r)] for j, r in scan.correlated(latent)] if scan.co_moment is not None else [],
                 "related": [dict(link) for link in related.get(latent, ())],
             }
-        bar.update(len(part))
+            bar.update()
     bar.close()
 
 
