@@ -18,7 +18,7 @@ from benchmarks._common import RESULTS
 
 TITLE = "Measured beside other libraries"
 ORDER = (
-    "sae_speed", "toy_recovery", "lm_sae_quality", "lm_collect", "dashboard_speed", "grading_throughput",
+    "sae_speed", "toy_geometry", "toy_recovery", "lm_sae_quality", "lm_collect", "dashboard_speed", "grading_throughput",
     "grading_isolation", "lesson_times", "peers",
 )  # fmt: skip
 OWN = ("ours", "course", "bfloat16", "float32, ")

@@ -104,7 +104,7 @@ draw.latents_locking_on(
 # - judge an SAE where the truth is known, with the chance level beside every score;
 # - say what shrinkage, dead latents, splitting and absorption are, and show each of them.
 #
-# **Time**: about 5 h of exercises, of which those of section 7, on a real language model (05.13 to 05.16), are one hour and can wait; the cells run in four to five minutes on two CPU cores.
+# **Time**: about 5 h of exercises, of which those of section 7, on a real language model (05.13 to 05.16), are one hour and can wait; the cells run in three to four minutes on two CPU cores.
 # **Before**: lesson 02, for the data; lesson 04 builds the same machine without PyTorch and explains every gradient.
 #
 # **Notation**, the same in all lessons. Activations $x \in \mathbb{R}^{d_{in}}$, latents $f \in \mathbb{R}^{d_{sae}}$, reconstruction $\hat x$:

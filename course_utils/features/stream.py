@@ -152,11 +152,13 @@ def token_strings(tokenizer: Any, ids: Sequence[int] | Tensor) -> list[str]:
     because decoding it alone would give a replacement character and hide which bytes it holds.
     """
     known = _KNOWN.setdefault(tokenizer, {-1: ""})  # decoding one token takes a tokenizer longer than all else here
-    numbers = [max(-1, int(i)) for i in ids]
-    for number in numbers:
-        if number not in known:
-            known[number] = _token_string(tokenizer, number)
-    return [known[number] for number in numbers]
+    numbers = ids.tolist() if isinstance(ids, Tensor) else ids
+    try:
+        return [known[number] for number in numbers]
+    except KeyError:  # some are new
+        whole = [max(-1, int(number)) for number in numbers]
+        known.update({number: _token_string(tokenizer, number) for number in set(whole) if number not in known})
+        return [known[number] for number in whole]
 
 
 _KNOWN: WeakKeyDictionary[Any, dict[int, str]] = WeakKeyDictionary()
