@@ -94,10 +94,10 @@ def test_row_topk_with_ties_returns_k_distinct_entries_of_the_right_value():
     assert all(len(set(row.tolist())) == 5 for row in indices)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shift", [0.0, -2.5, -9.0])
 def test_row_topk_finds_all_that_is_positive_even_when_little_or_nothing_is(dtype, shift):
-    """Narrow floats are compared by their bits, which order negative numbers the wrong way round."""
+    """Floats are compared by their bits, which order negative numbers the wrong way round."""
     pre = (torch.randn(20, 4608, generator=torch.Generator().manual_seed(7)) + shift).to(dtype)
     values, indices = row_topk(pre, 32)
     torch.testing.assert_close(pre.gather(1, indices), values, atol=0, rtol=0)
