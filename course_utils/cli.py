@@ -160,17 +160,25 @@ def progress() -> None:
 @click.option("--lesson", "number", default=None, help="Open this lesson, such as 02; the first by default.")
 @click.argument("jupyter_options", nargs=-1)
 def lab(number: str | None, jupyter_options: tuple[str, ...]) -> None:
-    """Open JupyterLab at a lesson."""
+    """Open JupyterLab at a lesson; the others are in its file browser."""
     from course_utils import settings
 
-    notebooks = sorted((settings.root() / "notebooks").glob(f"{number or ''}*/*.ipynb"))
+    folder = settings.root() / "notebooks"
+    notebooks = sorted(folder.glob(f"{number or ''}*/*.ipynb"))
     if not notebooks:
-        raise click.ClickException(
-            f"no notebook for lesson {number or ''} in {settings.root() / 'notebooks'}: run `make release`"
-        )
+        raise click.ClickException(f"no notebook for lesson {number or ''} in {folder}: run `make release`")
+    # not the notebook's name alone: Jupyter would then show its folder and none of the other lessons
+    places = [
+        f"--ServerApp.root_dir={folder}",
+        f"--LabApp.default_url=/lab/tree/{notebooks[0].relative_to(folder).as_posix()}",
+    ]
+    quiet = [
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.news_url=None",
+    ]  # asks no network
     # in a container one often is root, and JupyterLab would refuse to start; it listens on loopback, behind a token
     root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
-    command = [sys.executable, "-m", "jupyter", "lab", str(notebooks[0]), *root, *jupyter_options]
+    command = [sys.executable, "-m", "jupyter", "lab", *places, *quiet, *root, *jupyter_options]
     raise SystemExit(subprocess.call(command, cwd=settings.root()))
 
 

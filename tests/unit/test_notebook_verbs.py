@@ -290,3 +290,12 @@ def test_jupyterlab_starts_for_root_too(monkeypatch: pytest.MonkeyPatch, user: i
     assert called[0][1:4] == ["-m", "jupyter", "lab"]
     assert called[0][-1] == "--no-browser"
     assert ("--allow-root" in called[0]) is allowed
+
+
+def test_jupyterlab_opens_at_a_lesson_with_the_others_in_reach(monkeypatch: pytest.MonkeyPatch):
+    called = []
+    monkeypatch.setattr("subprocess.call", lambda command, cwd: called.append(command) or 0)
+    assert CliRunner().invoke(cli.main, ["lab", "--lesson", "02"]).exit_code == 0
+    options = dict(option.split("=", 1) for option in called[0] if "=" in option)
+    assert Path(options["--ServerApp.root_dir"]) == settings.root() / "notebooks"
+    assert options["--LabApp.default_url"] == "/lab/tree/02_toy_superposition/02_toy_superposition.ipynb"
