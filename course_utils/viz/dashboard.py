@@ -6,6 +6,7 @@ The page is `browser/page.html` with its style and script; data travel beside it
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import html
 import json
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -146,7 +148,21 @@ def build_dashboard(
         "bos": str(getattr(model.tokenizer, "bos_token", "") or ""),
     }
     write = write_page if single else write_site
-    return write(out, about, records)
+    with _without_collection():
+        return write(out, about, records)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """No garbage collection meanwhile: records are plain data without cycles, and one look through all objects that the
+    libraries hold takes a quarter of a second."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _chosen(latents: int | Sequence[int] | None, d_sae: int) -> list[int]:

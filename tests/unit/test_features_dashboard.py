@@ -164,7 +164,7 @@ def tiny_world(monkeypatch, tmp_path):
     from course_utils.viz import commands
 
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(course_utils.lm.model, "load_model", lambda name: tiny_model())
+    monkeypatch.setattr(course_utils.lm.model, "load_model", lambda name, **given: tiny_model())
     monkeypatch.setattr(course_utils.lm.saes, "load_sae", lambda name: tiny_sae(seed=len(name)))
     monkeypatch.setattr(commands, "corpus_tokens", lambda model, n, context: tiny_tokens(10, context))
     monkeypatch.chdir(tmp_path)
