@@ -26,7 +26,8 @@ from course_utils.io import atomic_write, sha256
 
 T = TypeVar("T")
 PACKAGE = Path(__file__).resolve().parents[1]
-CELL_SECONDS = 3600
+CELL_SECONDS = 1200
+"""The longest cell takes two minutes on two cores."""
 LIBRARIES = ("torch", "numpy", "plotly", "transformer-lens", "ipywidgets", "circuitsvis")
 """A new version of one of these runs every lesson again."""
 # what the kernel says about itself when the lesson is through
@@ -39,6 +40,10 @@ print(_json.dumps(sorted({m.__file__ for n, m in list(_sys.modules.items())
 
 class LessonError(RuntimeError):
     """A lesson that does not run; the message names the lesson, the cell, its line in the source, and what was raised."""
+
+
+class NoAnswer(LessonError):
+    """A cell that did not end in time. Now and then a kernel's answer is lost on its way, so it is worth a second try."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,12 @@ def _kept_at(source: lessons.Source, notebook: Any, quick: bool) -> Path:
 
 def _run_and_keep(source: lessons.Source, notebook: Any, quick: bool, on_cell: Callable[[], object]) -> Any:
     path = _kept_at(source, notebook, quick)
-    with tempfile.TemporaryDirectory(prefix="lesson-") as folder:
-        loaded = _finish(_execute(source, notebook, Path(folder), quick, on_cell))
+    try:
+        loaded = _run_once(source, notebook, quick, on_cell)
+    except NoAnswer as error:
+        tqdm.write(f"{error}\nRunning lesson {source.number} once more.")
+        notebook = _read(source)
+        loaded = _run_once(source, notebook, quick, lambda: None)
     inside = [
         Path(name).resolve().relative_to(PACKAGE) for name in loaded if Path(name).resolve().is_relative_to(PACKAGE)
     ]
@@ -124,6 +133,11 @@ def _run_and_keep(source: lessons.Source, notebook: Any, quick: bool, on_cell: C
         if old != path and old.stem.endswith("-quick") == quick:
             old.unlink(missing_ok=True)
     return notebook
+
+
+def _run_once(source: lessons.Source, notebook: Any, quick: bool, on_cell: Callable[[], object]) -> list[str]:
+    with tempfile.TemporaryDirectory(prefix="lesson-") as folder:
+        return _finish(_execute(source, notebook, Path(folder), quick, on_cell))
 
 
 def _finish(work: Coroutine[Any, Any, T]) -> T:
@@ -175,7 +189,8 @@ async def _execute(
             try:
                 await client.async_execute_cell(cell, index)
             except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-                raise LessonError(explain(source, notebook, index, error)) from None
+                kind = NoAnswer if isinstance(error, CellTimeoutError) else LessonError
+                raise kind(explain(source, notebook, index, error)) from None
             on_cell()
         client.set_widgets_metadata()
         last = nbformat.v4.new_code_cell(_WHAT_WAS_LOADED)
