@@ -70,6 +70,7 @@ def load_model(folder: str) -> HookedTransformer:
 def main(job_file: str) -> None:
     job = json.loads(Path(job_file).read_text())
     torch.set_num_threads(job["threads"])
+    torch.set_float32_matmul_precision(job["matmul"])
     torch.set_grad_enabled(False)
     tokens = torch.load(job["tokens"])
     model = load_model(job["model"])

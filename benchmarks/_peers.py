@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from benchmarks._common import ROOT, provenance, write
 
 LIMIT_SECONDS = 1800
@@ -56,7 +58,7 @@ GROUPS = {
     ),
     "dashboard": Group(
         "peer_dashboard",
-        ("torch=={torch}", "sae-dashboard"),
+        ("torch=={torch}", "sae-dashboard", "pyarrow<22"),  # later ones need numpy 2, which it forbids
         {"sae-dashboard": ("sae-dashboard", "import sae_dashboard.sae_vis_runner")},
         removed=("torchvision",),  # its wheel is built for another torch and breaks transformers
     ),
@@ -174,5 +176,13 @@ def gather(install: bool = True) -> list[dict[str, Any]]:
     return rows
 
 
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--install/--no-install", default=True, help="Install peers that are missing, each into build/.")
+def main(install: bool) -> None:
+    """Install the libraries to compare with, each group into an environment of its own, and say which can be had."""
+    for row in gather(install):
+        click.echo(f"{row['peer']:20} {row.get('version') or row['reason']}")
+
+
 if __name__ == "__main__":
-    print("\n".join(f"{row['peer']:20} {row.get('version') or row['reason']}" for row in gather()))
+    main()

@@ -45,15 +45,16 @@ def main() -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 def lessons(as_json: bool) -> None:
-    """List the lessons: exercises, points, minutes."""
+    """List the lessons: exercises, points, minutes, and what is graded by hand."""
     rows = [_lesson_row(number) for number in _lesson_numbers()]
     if as_json:
         click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
         return
+    width = max(len(row["title"]) for row in rows)
     for row in rows:
-        click.echo(
-            f"{row['id']}  {row['title']:52} {len(row['exercises']):2} exercises {row['points']:3g} points {row['minutes']:4} min"
-        )
+        numbers = f"{len(row['exercises']):2} exercises {row['points']:3g} points {row['minutes']:4} min"
+        texts = f", {len(row['tasks'])} texts read by a person {row['task_points']:g} points" if row["tasks"] else ""
+        click.echo(f"{row['id']}  {row['title']:{width}} {numbers}{texts}")
 
 
 @main.command()
@@ -61,10 +62,24 @@ def lessons(as_json: bool) -> None:
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--seed", default=0, show_default=True, help="Draws other inputs.")
 def check(exercise_id: str, path: Path, seed: int) -> None:
-    """Check one exercise of a notebook or script, as the notebook would. Runs the file's code in this process."""
-    from course_utils.grading.local import load_answers
+    """Check one exercise of a notebook or script, as the notebook would. Runs the file's code in this process.
 
-    click.echo(str(load_answers(path).grade(exercise_id, seed)))
+    Ends with status 0 when the answer is right, 1 otherwise.
+    """
+    from course_utils import exercises
+    from course_utils.grading.local import load_answers
+    from course_utils.grading.submissions import BrokenSubmission
+
+    try:
+        exercises.get(exercise_id)  # first: a slip in the id should not cost a run of the whole file
+        answers = load_answers(path)
+    except KeyError as error:
+        raise click.ClickException(error.args[0]) from None
+    except BrokenSubmission as error:
+        raise click.ClickException(f"{path} cannot be read: {error}") from None
+    verdict = answers.grade(exercise_id, seed)
+    click.echo(str(verdict))
+    raise SystemExit(0 if verdict.passed else 1)
 
 
 @main.command()
@@ -73,13 +88,17 @@ def check(exercise_id: str, path: Path, seed: int) -> None:
     "--source", "source_folder", type=click.Path(path_type=Path), help="Also write nbgrader's source tree here."
 )
 def release(numbers: tuple[str, ...], source_folder: Path | None) -> None:
-    """Make the learner's notebooks from solutions/ (through nbgrader)."""
+    """Make the learner's notebooks from solutions/ (through nbgrader). One that somebody worked in is kept, and where is said."""
     from course_utils import lessons as files
 
+    try:
+        chosen = files.choose(numbers)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
     if source_folder:
         files.write_nbgrader_source(source_folder)
         click.echo(f"wrote nbgrader's source tree to {source_folder}")
-    for path in files.release(list(numbers) or None):
+    for path in files.release([source.number for source in chosen], say=click.echo):
         click.echo(f"wrote {path}")
 
 
@@ -97,7 +116,7 @@ def export(notebook: Path | None, number: str | None, out: Path | None, execute:
     Examples: `course export`, `course export --lesson 06 --out dashboards.html`, `course export --zip`.
     """
     from course_utils import export as exporting
-    from course_utils import settings
+    from course_utils import lessons as files
 
     if notebook and number:
         raise click.UsageError("name a notebook or a lesson, not both")
@@ -105,14 +124,14 @@ def export(notebook: Path | None, number: str | None, out: Path | None, execute:
         if as_zip:
             if execute:
                 raise click.UsageError("--run and --zip do not go together: a zip file holds the notebooks as they are")
-            folder = settings.root() / "notebooks"
-            chosen = [notebook] if notebook else sorted(folder.glob(f"{number or '[0-9][0-9]'}_*/[0-9][0-9]_*.ipynb"))
-            chosen = [path for path in chosen if ".before-reset-" not in path.name]
+            one = notebook or (files.learners_notebook(number) if number else None)
             out = out or Path("submission.zip")
-            names = exporting.write_zip(chosen, out, folder)
+            names = exporting.write_zip(
+                [one] if one else files.learners_notebooks().values(), out, files.notebooks_folder()
+            )
             click.echo(f"wrote {out}: {len(names)} notebook{'s' if len(names) != 1 else ''}: {', '.join(names)}")
             return
-        path = notebook or exporting.find_notebook(number or "09")
+        path = notebook or files.learners_notebook(number or "09")
         out = out or Path(f"{path.stem}.html")
         exporting.write_html(path, out, execute)
     except (FileNotFoundError, ValueError) as error:
@@ -132,20 +151,21 @@ def reset(exercise_id: str, notebook: Path | None) -> None:
     """
     from course_utils import exercises, settings
     from course_utils import export as exporting
+    from course_utils import lessons as files
     from course_utils.progress_file import Progress
 
     try:
         exercises.get(exercise_id)
-        path = notebook or exporting.find_notebook(exercise_id.split(".")[0])
+        path = notebook or files.learners_notebook(exercise_id.split(".")[0])
         kept = exporting.reset_answer(path, exercise_id)
     except (KeyError, FileNotFoundError, ValueError) as error:
         raise click.ClickException(str(error.args[0] if error.args else error)) from None
-    if settings.keeps_progress():
-        Progress.load().forget(exercise_id).save()
     if kept is None:
         click.echo(f"{exercise_id} holds its starting code already.")
-    else:
-        click.echo(f"{exercise_id} is as it was at the start in {path}. Before that: {kept}")
+        return
+    if settings.keeps_progress():
+        Progress.load().forget(exercise_id).save()
+    click.echo(f"{exercise_id} is as it was at the start in {path}. Before that: {kept}")
 
 
 @main.command()
@@ -161,16 +181,18 @@ def progress() -> None:
 @click.argument("jupyter_options", nargs=-1)
 def lab(number: str | None, jupyter_options: tuple[str, ...]) -> None:
     """Open JupyterLab at a lesson; the others are in its file browser."""
+    from course_utils import lessons as files
     from course_utils import settings
 
-    folder = settings.root() / "notebooks"
-    notebooks = sorted(folder.glob(f"{number or ''}*/*.ipynb"))
-    if not notebooks:
-        raise click.ClickException(f"no notebook for lesson {number or ''} in {folder}: run `make release`")
+    folder = files.notebooks_folder()
+    try:
+        notebook = files.learners_notebook(number or next(iter(files.learners_notebooks()), "01"))
+    except FileNotFoundError as error:
+        raise click.ClickException(str(error)) from None
     # not the notebook's name alone: Jupyter would then show its folder and none of the other lessons
     places = [
         f"--ServerApp.root_dir={folder}",
-        f"--LabApp.default_url=/lab/tree/{notebooks[0].relative_to(folder).as_posix()}",
+        f"--LabApp.default_url=/lab/tree/{notebook.relative_to(folder).as_posix()}",
     ]
     quiet = [
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
@@ -211,6 +233,8 @@ def _lesson_row(number: str) -> dict[str, Any]:
         "points": sum(row["points"] for row in listed),
         "minutes": sum(row["minutes"] for row in listed),
         "exercises": listed,
+        "tasks": [{"id": task.id, "title": task.title, "points": task.points} for task in lesson.tasks],
+        "task_points": sum(task.points for task in lesson.tasks),
     }
 
 

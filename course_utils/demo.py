@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from course_utils import exercises, lessons, settings
-from course_utils.grading.feedback import COLOURS, LABELS, SYMBOLS, _inline
+from course_utils.grading.feedback import COLOURS, LABELS, SYMBOLS, inline_code
 from course_utils.io import atomic_write
 from course_utils.lessons import Source, cell_role
 
@@ -171,7 +171,7 @@ def report_page(graded: dict[str, dict[str, Any]]) -> str:
 
 def _row_html(row: dict[str, Any]) -> str:
     status, title = row["status"], exercises.get(row["id"]).title
-    said = "".join(f"<div>{_inline(text)}</div>" for text in row["feedback"]) if status != "passed" else ""
+    said = "".join(f"<div>{inline_code(text)}</div>" for text in row["feedback"]) if status != "passed" else ""
     diagnosis = f"<strong>{escape(row['diagnosis'].replace('_', ' '))}</strong>" if row["diagnosis"] else ""
     verdict = f'<span style="color:{COLOURS[status]}">{SYMBOLS[status]} {LABELS[status]}</span>'
     points = f"{row['score']:g} / {row['max_score']:g}"

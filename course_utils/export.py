@@ -7,35 +7,20 @@ import copy
 import json
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from course_utils import settings
 from course_utils.io import atomic_write
+from course_utils.site.outputs import PLOTLY, WIDGET, needs_network, without_bars
 
-PLOTLY = "application/vnd.plotly.v1+json"
-WIDGET = "application/vnd.jupyter.widget-view+json"
-ELSEWHERE = re.compile(
-    r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//""", re.IGNORECASE
-)
 DATES = (1980, 1, 1, 0, 0, 0)
 """Time stamped on files in a zip: the same work gives the same bytes."""
 IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".gif": "gif", ".svg": "svg+xml"}
-
-
-def find_notebook(lesson: str = "09") -> Path:
-    """The learner's notebook of a lesson.
-
-    Errors:
-        FileNotFoundError: there is none; the message says where it was looked for.
-    """
-    folder = settings.root() / "notebooks"
-    found = sorted(folder.glob(f"{lesson}_*/{lesson}_*.ipynb"))
-    if not found:
-        raise FileNotFoundError(f"no notebook of lesson {lesson} in {folder}: name the notebook, or run `make release`")
-    return found[0]
+PASTED = ("image/png", "image/jpeg", "image/gif")
+"""Kinds of pictures that are taken over from a text cell's attachments."""
 
 
 def run(notebook: Any, folder: Path) -> Any:
@@ -82,18 +67,25 @@ def write_html(notebook_path: Path, out: Path, execute: bool = False) -> Path:
     Errors:
         ValueError: the file is no notebook.
     """
-    from course_utils.lessons import read_notebook
-
-    try:
-        notebook = read_notebook(notebook_path)
-    except Exception as error:  # nbformat and jupytext raise many kinds for a file that is no notebook
-        raise ValueError(f"{notebook_path} cannot be read as a notebook ({type(error).__name__}: {error})") from None
+    notebook = _read(notebook_path)
     if execute:
         notebook = run(notebook, notebook_path.resolve().parent)
     page = to_html(notebook, title_of(notebook, notebook_path.stem), notebook_path.resolve().parent)
     with atomic_write(out) as file:
         file.write(page)
     return out
+
+
+def _read(path: Path) -> Any:
+    from course_utils.lessons import read_notebook
+
+    try:
+        notebook = read_notebook(path)
+    except Exception as error:  # nbformat and jupytext raise many kinds for a file that is no notebook
+        raise ValueError(f"{path} cannot be read as a notebook ({type(error).__name__}: {error})") from None
+    if not isinstance(notebook.get("cells"), list):
+        raise ValueError(f"{path} cannot be read as a notebook (it has no cells)")
+    return notebook
 
 
 def has_results(notebook_path: Path) -> bool:
@@ -118,23 +110,23 @@ def reset_answer(notebook_path: Path, exercise_id: str) -> Path | None:
         a copy of the notebook as it was, beside it; None if the cell held its starting code already.
 
     Errors:
-        ValueError: the notebook has no answer cell for this exercise.
+        ValueError: the file is no notebook, or has no answer cell for this exercise.
     """
     import nbformat
 
     from course_utils import exercises
-    from course_utils.lessons import cell_role
+    from course_utils.lessons import cell_role, keep_copy
 
+    if notebook_path.suffix != ".ipynb":
+        raise ValueError(f"{notebook_path} is no notebook (.ipynb)")
     stub = exercises.get(exercise_id).stub
-    notebook = nbformat.read(notebook_path, as_version=nbformat.NO_CONVERT)
+    notebook = _read(notebook_path)
     cells = [cell for cell in notebook.cells if cell_role(cell) == ("answer", exercise_id)]
     if not cells:
         raise ValueError(f"{notebook_path} has no answer cell for {exercise_id}")
     if all(cell.source == stub for cell in cells):
         return None
-    kept = notebook_path.with_name(f"{notebook_path.stem}.before-reset-{exercise_id.replace('.', '-')}.ipynb")
-    with atomic_write(kept, "wb") as file:
-        file.write(notebook_path.read_bytes())
+    kept = keep_copy(notebook_path, f"reset-{exercise_id.replace('.', '-')}")
     for cell in cells:
         cell.source, cell.outputs, cell.execution_count = stub, [], None
     with atomic_write(notebook_path) as file:
@@ -168,14 +160,14 @@ def write_zip(notebooks: Iterable[Path], out: Path, root: Path) -> list[str]:
 def _prepare(cell: Any, folder: Path | None) -> int:
     """Make one cell ready for a page of its own; returns how many plotly figures it shows."""
     if cell.cell_type == "markdown":
-        cell.source = _pictures_inside(cell.source, folder)
+        cell.source = _pictures_inside(cell.source, folder, cell.get("attachments", {}))
         return 0
     count = 0
     for output in cell.get("outputs", []):
         data = output.get("data")
         if not data:
             if output.get("output_type") == "stream":
-                output["text"] = "\n".join(line.rsplit("\r", 1)[-1] for line in output["text"].split("\n"))
+                output["text"] = without_bars(output["text"])
             continue
         if PLOTLY in data:
             count += 1
@@ -184,12 +176,9 @@ def _prepare(cell: Any, folder: Path | None) -> int:
             output["data"] = {"text/plain": ""}  # a progress bar
         elif WIDGET in data:
             output["data"] = {"text/html": "<p><em>This control works in the notebook, where a kernel runs.</em></p>"}
-        elif "text/html" in data:
-            # a link that a reader may click is fine; what the page would load by itself is not
-            loaded = re.sub(r"<a\s[^>]*>", "", _joined(data["text/html"]), flags=re.IGNORECASE)
-            if ELSEWHERE.search(loaded):
-                text = "An output that would load something from the network was left out."
-                output["data"] = {"text/html": f"<p><em>{text}</em></p>"}
+        elif needs_network(_joined(data.get("text/html", ""))):
+            text = "An output that would load something from the network was left out."
+            output["data"] = {"text/html": f"<p><em>{text}</em></p>"}
     if cell.cell_type == "code":
         bars_and_warnings = [
             o for o in cell.outputs if o.get("name") == "stderr" or o.get("data") == {"text/plain": ""}
@@ -217,11 +206,14 @@ def _markdown(source: str) -> str:
     return convert(source)
 
 
-def _pictures_inside(text: str, folder: Path | None) -> str:
-    """Pictures that lie beside the notebook become part of the page; others from elsewhere become links."""
+def _pictures_inside(text: str, folder: Path | None, attachments: Mapping[str, Any]) -> str:
+    """Pictures pasted into a cell or beside the notebook become part of the page; others from elsewhere become links."""
 
     def put_in(match: re.Match[str]) -> str:
         words, target = match[1], match[2]
+        if target.startswith("attachment:"):
+            pasted = _pasted(attachments.get(unquote(target.removeprefix("attachment:"))))
+            return f"![{words}]({pasted})" if pasted else f"*(a picture that cannot be shown here: {words})*"
         if target.startswith(("http:", "https:", "//")):
             return f"[{words or 'picture'}]({target})"
         path = (folder / target).resolve() if folder else None
@@ -231,6 +223,15 @@ def _pictures_inside(text: str, folder: Path | None) -> str:
         return f"![{words}](data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()})"
 
     return re.sub(r"!\[([^\]]*)\]\(([^)\s]+)\)", put_in, text)
+
+
+def _pasted(attachment: Any) -> str | None:
+    """The data address of a picture that was pasted into a cell (the notebook keeps it there as base64)."""
+    for kind in PASTED:
+        data = re.sub(r"\s", "", _joined(attachment.get(kind, ""))) if isinstance(attachment, Mapping) else ""
+        if re.fullmatch(r"[A-Za-z0-9+/]+=*", data):
+            return f"data:{kind};base64,{data}"
+    return None
 
 
 def _code_styles() -> str:

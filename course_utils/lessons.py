@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import re
 import shutil
 import tempfile
+import textwrap
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,12 @@ WRITTEN = "written"
 """Key of text cells in which the learner answers a hand-graded task: `# %% [markdown] written="09.r1"`."""
 WRITE_HERE = "*Write here. Add cells below this one as you like: text, code, figures.*"
 """What such a cell holds in the learner's copy."""
+TO_WRITE = "# YOUR CODE HERE\nraise NotImplementedError()"
+"""What stands in the learner's copy in place of a solution region."""
+STUBS = Path(__file__).parent / "exercises" / "stubs.json"
+"""The starting code of every answer cell, by exercise: a learner edits the notebook, but not this file."""
+KEPT = ".kept"
+"""Folder for learners' work that a release would replace. Hidden, and no lesson's folder: those are handed out."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,46 @@ def sources(folder: Path | None = None) -> list[Source]:
     """Every lesson source, in order."""
     folder = folder or settings.root() / "solutions"
     return [Source(path) for path in sorted(folder.glob("[0-9][0-9]_*.py"))]
+
+
+def choose(numbers: Iterable[str] | None = None) -> list[Source]:
+    """The sources of some lessons, such as `["02"]` (or `["2"]`), or of all.
+
+    Errors:
+        ValueError: an unknown number, or no lesson at all; the message lists the numbers there are.
+    """
+    found = {source.number: source for source in sources()}
+    wanted = [number.zfill(2) for number in numbers or found]
+    unknown = [number for number in wanted if number not in found]
+    if unknown or not found:
+        folder = settings.root() / "solutions"
+        raise ValueError(f"no lesson {', '.join(unknown)} in {folder}; there are: {', '.join(found) or 'none'}")
+    return [source for number, source in found.items() if number in wanted]
+
+
+def notebooks_folder() -> Path:
+    """Where the learner's lessons lie: `notebooks/`, or the course's folder itself where a class got only the lessons."""
+    folder = settings.root() / "notebooks"
+    return folder if folder.is_dir() else settings.root()
+
+
+def learners_notebooks() -> dict[str, Path]:
+    """The learner's notebooks by lesson number. Exactly `SLUG/SLUG.ipynb`: no copy, backup or other file beside it."""
+    paths = (folder / f"{folder.name}.ipynb" for folder in sorted(notebooks_folder().glob("[0-9][0-9]_*")))
+    return {path.name[:2]: path for path in paths if path.is_file()}
+
+
+def learners_notebook(number: str) -> Path:
+    """The learner's notebook of one lesson.
+
+    Errors:
+        FileNotFoundError: there is none; the message says where it was looked for, and which lessons are there.
+    """
+    found = learners_notebooks()
+    if number.zfill(2) not in found:
+        there = f"there are: {', '.join(found)}" if found else "there is no lesson at all"
+        raise FileNotFoundError(f"no notebook of lesson {number} in {notebooks_folder()}; {there}")
+    return found[number.zfill(2)]
 
 
 def read_notebook(path: Path) -> Any:
@@ -106,12 +155,13 @@ def with_metadata(notebook: Any, slug: str) -> Any:
 
 def is_untouched_demonstration(cell: Any, slug: str) -> bool:
     """Whether a code cell is the lesson's own (not set-up, answer or check) and unchanged: its id is computed from its text."""
-    return cell.cell_type == "code" and str(cell.get("id", "")).rpartition("-")[0] == _digest(slug, cell)
+    return cell.cell_type == "code" and not str(cell.get("id", "")).startswith("setup-") and _is_lessons_own(cell, slug)
 
 
 def without_solution(source: str) -> str:
     """An answer cell's source with each region between BEGIN and END SOLUTION unwritten, as in the learner's copy."""
-    return re.sub(r"(?ms)^([ \t]*)### BEGIN SOLUTION$.*?### END SOLUTION$", r"\1raise NotImplementedError()", source)
+    region = r"(?ms)^([ \t]*)### BEGIN SOLUTION$.*?### END SOLUTION$"
+    return re.sub(region, lambda match: textwrap.indent(TO_WRITE, match[1]), source)
 
 
 def grade_id(role: str, exercise_id: str) -> str:
@@ -139,26 +189,98 @@ def task_badge(task_id: str) -> str:
     return f"\n*Graded by hand · {points:g} point{'s' if points != 1 else ''}*\n"
 
 
-def release(numbers: list[str] | None = None, out: Path | None = None) -> list[Path]:
+def release(
+    numbers: list[str] | None = None, out: Path | None = None, say: Callable[[str], object] = print
+) -> list[Path]:
     """Write the learner's notebooks through nbgrader's own generate_assignment. Running it again changes no byte.
+
+    A notebook in which somebody has worked is kept before it is replaced.
 
     Args:
         numbers: lessons to release, such as `["02"]`; all by default.
-        out: the folder to write to; `notebooks/` by default.
+        out: the folder to write to; `notebooks/` by default, and then the package's `stubs.json` is brought in step, too.
+        say: told where work was kept.
 
     Returns:
         The notebooks written.
+
+    Errors:
+        ValueError: an unknown lesson number.
     """
+    chosen = choose(numbers)
+    own = out is None and settings.root().resolve() == Path(__file__).resolve().parent.parent
     out = out or settings.root() / "notebooks"
-    chosen = [source for source in sources() if numbers is None or source.number in numbers]
     written = []
     with tempfile.TemporaryDirectory() as work:
         source_folder = write_nbgrader_source(Path(work) / "source", chosen)
         for source in chosen:
             _generate_assignment(source_folder, Path(work) / "release", source.slug)
+            made = Path(work) / "release" / source.slug / f"{source.slug}.ipynb"
             target = out / source.slug / f"{source.slug}.ipynb"
-            written.append(_replace(Path(work) / "release" / source.slug / f"{source.slug}.ipynb", target))
+            if target.exists() and holds_work(target, made):
+                say(f"{target} holds somebody's work; it is kept as {keep_copy(target, 'release', out / KEPT)}")
+            written.append(_replace(made, target))
+    if own:
+        write_stubs(chosen)
     return written
+
+
+def holds_work(path: Path, made: Path) -> bool:
+    """Whether a notebook holds more than lessons start with: an answer, a text, or a cell that somebody wrote or changed.
+
+    Args:
+        made: the notebook as it is released now; starting code of the last release (`stubs.json`) counts as none, too.
+    """
+    now = {cell.id: cell.source for cell in read_notebook(made).cells if "id" in cell}
+    before = {grade_id("answer", exercise_id): stub for exercise_id, stub in _stubs().items()}
+    try:
+        cells = read_notebook(path).cells
+    except Exception:  # a damaged file may hold somebody's work
+        return True
+    return any(
+        cell.source not in (now.get(cell.get("id")), before.get(cell.get("id")))
+        and not _is_lessons_own(cell, path.stem)
+        and cell_role(cell)[0] not in ("check", "task")
+        for cell in cells
+    )
+
+
+def keep_copy(path: Path, reason: str, folder: Path | None = None) -> Path:
+    """Copy a notebook to `NAME.before-REASON.ipynb` (with a number where that is taken), beside it or in `folder`."""
+    from course_utils.io import atomic_write
+
+    folder, count = folder or path.parent, 1
+    kept = folder / f"{path.stem}.before-{reason}.ipynb"
+    while kept.exists():
+        count += 1
+        kept = folder / f"{path.stem}.before-{reason}.{count}.ipynb"
+    with atomic_write(kept, "wb") as file:
+        file.write(path.read_bytes())
+    return kept
+
+
+def starting_code(chosen: Iterable[Source]) -> dict[str, str]:
+    """The answer cells of some lessons as learners first see them, by exercise."""
+    found = {}
+    for source in chosen:
+        for cell in read_notebook(source.path).cells:
+            role, exercise_id = cell_role(cell)
+            if role == "answer":
+                found[exercise_id] = without_solution(cell.source)
+    return found
+
+
+def write_stubs(chosen: Iterable[Source]) -> None:
+    """Bring `stubs.json` in step with some lessons' sources; what it says about other lessons stays."""
+    from course_utils.io import write_json
+
+    chosen = list(chosen)
+    others = {source.number for source in sources()} - {source.number for source in chosen}
+    kept = {exercise_id: stub for exercise_id, stub in _stubs().items() if exercise_id[:2] in others}
+    stubs = {**kept, **starting_code(chosen)}
+    order = sorted(stubs, key=lambda exercise_id: [int(part) for part in exercise_id.split(".")])
+    write_json(STUBS, {exercise_id: stubs[exercise_id] for exercise_id in order})
+    answer_stub.cache_clear()
 
 
 def write_nbgrader_source(folder: Path, chosen: list[Source] | None = None) -> Path:
@@ -192,14 +314,21 @@ def answer_source(exercise_id: str) -> str:
 
 @functools.cache
 def answer_stub(exercise_id: str) -> str:
-    """The answer cell as the learner finds it in `notebooks/`."""
-    number = exercise_id.split(".")[0]
-    cell = _find_answer(exercise_id, sorted((settings.root() / "notebooks").glob(f"{number}_*/*.ipynb")))
+    """The answer cell as the learner first finds it: from the package, or for a lesson of one's own from `solutions/`.
+
+    Errors:
+        FileNotFoundError: neither knows the exercise.
+    """
+    if exercise_id in _stubs():
+        return _stubs()[exercise_id]
+    cell = _find_answer(exercise_id, [source.path for source in sources()])
     if cell is None:
-        raise FileNotFoundError(
-            f"no notebook with exercise {exercise_id} under {settings.root() / 'notebooks'}: run `make release`"
-        )
-    return str(cell.source)
+        raise FileNotFoundError(f"the starting code of {exercise_id} is not part of this installation of the course")
+    return without_solution(cell.source)
+
+
+def _stubs() -> dict[str, str]:
+    return json.loads(STUBS.read_text(encoding="utf-8")) if STUBS.exists() else {}
 
 
 def _find_answer(exercise_id: str, paths: list[Path]) -> Any | None:
@@ -209,6 +338,11 @@ def _find_answer(exercise_id: str, paths: list[Path]) -> Any | None:
                 if cell_role(cell) == ("answer", exercise_id):
                     return cell
     return None
+
+
+def _is_lessons_own(cell: Any, slug: str) -> bool:
+    """Whether a cell's text is the one that its id was computed from."""
+    return str(cell.get("id", "")).removeprefix("setup-").rpartition("-")[0] == _digest(slug, cell)
 
 
 def _digest(slug: str, cell: Any) -> str:
@@ -241,7 +375,7 @@ def _generate_assignment(source: Path, release_folder: Path, slug: str) -> None:
     # nbgrader's --no-db: a release needs no gradebook, and without one nbgrader starts no other program
     config.GenerateAssignment.no_database = True
     config.SaveCells.enabled = False
-    config.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedError()"}
+    config.ClearSolutions.code_stub = {"python": TO_WRITE}
     result = NbGraderAPI(config=config).generate_assignment(slug, force=True, create=True)
     if not result["success"]:
         raise RuntimeError(f"nbgrader could not release {slug}:\n{result.get('log', '')}\n{result.get('error', '')}")

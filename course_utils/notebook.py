@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ def check(exercise_id: str, candidate: Any = _NOTHING, *, seed: int | None = Non
     if candidate is _NOTHING:
         raise TypeError(f"check({exercise_id!r}, ...) needs your answer: check({exercise_id!r}, {exercise.answer})")
     if seed is None:
-        seed = int(os.environ.get("COURSE_SEED", "0"))
+        seed = settings.seed() or 0
     verdict = exercise.grade(candidate, seed)
     _keep(_log().record(verdict))
     return _show(verdict)
@@ -118,19 +117,20 @@ def progress() -> Card:
 def reset(exercise_id: str) -> Card:
     """The exercise's starting code, ready to paste over your answer cell; its recorded score is forgotten."""
     exercise = exercises.get(exercise_id)
+    stub = exercise.stub  # first: where there is none, the score stays
     _keep(_log().forget(exercise_id))
-    html = f"<p>Starting code of <strong>{escape(exercise_id)}</strong>:</p><pre>{escape(exercise.stub)}</pre>"
-    return _show(Card(exercise.stub, html))
+    html = f"<p>Starting code of <strong>{escape(exercise_id)}</strong>:</p><pre>{escape(stub)}</pre>"
+    return _show(Card(stub, html))
 
 
 def _text_card(title: str, body: str, footer: str = "") -> Card:
-    from course_utils.grading.feedback import _inline
+    from course_utils.grading.feedback import inline_code
 
     html = (
         '<div role="note" style="border-left:4px solid #0072b2;padding:.5em .9em;margin:.3em 0;'
         'font-family:system-ui,sans-serif;font-size:14px;line-height:1.45;max-width:60em">'
-        f"<div><strong>{escape(title)}</strong></div><div>{_inline(body)}</div>"
-        f'<div style="opacity:.7">{_inline(footer)}</div></div>'
+        f"<div><strong>{escape(title)}</strong></div><div>{inline_code(body)}</div>"
+        f'<div style="opacity:.7">{inline_code(footer)}</div></div>'
     )
     return Card(
         "\n".join(part for part in (title, f"  {body}" if body else "", f"  {footer}" if footer else "") if part), html

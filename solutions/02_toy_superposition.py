@@ -100,13 +100,13 @@ draw.magnitude_histogram(
 # **Questions**
 #
 # 1. With 20 features and $p = 0.05$, how often is a sample empty? How often are two *given* features active together?
-# 2. Which of these two numbers will decide whether two features can share a direction?
+# 2. Which of these two numbers will decide whether two features can share a dimension?
 #
 # <details><summary>Answers</summary>
 #
 # 1. Empty: $0.95^{20} \approx 0.36$. Two given features together: $p^2 = 0.0025$, one sample in 400.
-# 2. The second. Two features that share a direction only disturb each other when both are active. That chance falls with $p^2$, while the benefit of
-#    storing a feature falls only with $p$. The whole lesson follows from this.
+# 2. The second. Two features stored as *opposite* directions, with a ReLU at the output (section 2), disturb each other only when both are active. That chance falls with $p^2$,
+#    while the benefit of storing a feature falls only with $p$. The whole lesson follows from this.
 # </details>
 
 # %% [markdown]
@@ -360,7 +360,7 @@ print("squared length at p = 0.02:", [round(v, 2) for v in W_five[-1].square().s
 #
 # $$\underbrace{\|W_i\|^2}_{\text{is feature } i \text{ represented?}} \qquad\qquad \underbrace{\sum_{j \neq i} \big(\hat W_i \cdot W_j\big)^2}_{\text{how much do others lie in its direction?}} \qquad \hat W_i = \frac{W_i}{\|W_i\|}$$
 #
-# The first is near 1 for a stored feature and near 0 for a dropped one. The second is 0 for a feature with a dimension of its own, and about 1 or more when it shares.
+# The first is near 1 for a stored feature and near 0 for a dropped one. The second is 0 for a feature with a dimension of its own, and larger the more it shares: with vectors of length 1, 1/2 in a triangle, 1 in an opposite pair, 1.5 in a pentagon.
 
 # %% [markdown]
 # ### Exercise 02.5: Represented, and in whose way?
@@ -684,7 +684,7 @@ for generate in (generate_correlated_batch, generate_batch, generate_anticorrela
 draw.feature_directions(
     torch.stack(W_pairs),
     ["fire together", "independent", "never fire together"],
-    "Pairs that fire together avoid each other's direction; pairs that never do share one",
+    "Pairs that fire together keep at right angles; pairs that never do share a dimension",
     subtitle="4 features in 2 dimensions, p = 0.2; features 0 and 1 (blue, orange) are a pair, 2 and 3 (green, red) another",
     columns=3,
 )
@@ -800,10 +800,10 @@ draw.fate_map(
 #
 # | mistake | what happens | the check says |
 # |---|---|---|
-# | the bias after the ReLU, or none | no positive leak can be cut off: pentagons never form | 02.2 `bias_after_relu`, `no_bias` |
+# | the bias after the ReLU, or none | positive leaks can only be reduced by shorter vectors: with this lesson's importances four features are kept and the pentagon never forms | 02.2 `bias_after_relu`, `no_bias` |
 # | one random number for "active?" and "how large?" | sparse data is also *small* data, and losses look better than they are | 02.1 `one_number_for_mask_and_magnitude` |
 # | one mask for all instances | results of different instances are not independent | 02.1 `one_mask_for_all_instances` |
-# | averaging the loss over features | learning rates tuned for 5 features fail for 200 | 02.3 `features_averaged` |
+# | averaging the loss over features | the loss comes out $n$ times too small: it no longer matches the exact losses of section 5, nor models with another $n$ (Adam itself does not notice) | 02.3 `features_averaged` |
 # | `.detach()`, `.data` or `.item()` on the way to the loss | the loss prints well and nothing trains | 02.2, 02.3 `detached...` |
 # | dividing by the norm of a feature that is not represented | NaN in every plot from there on | 02.5 `nan_on_a_dead_feature` |
 # | drawing conclusions from one random start | a local minimum is taken for the model's preference | `best_of` |
@@ -815,7 +815,7 @@ draw.fate_map(
 # - The price is **interference**. A ReLU with a bias hides it as long as few features are active at once. A linear model cannot do this.
 # - What happens to a feature changes **abruptly** with importance and density. Expected losses on paper predicted training on 99.0% ($n = 2$) and 99.2% ($n = 3$) of the cells away from the boundaries.
 # - 20 features in 5 dimensions: 5 represented when dense, all 20 at $p = 0.01$; superposition began at $p \approx$ 0.46.
-# - Features that exclude each other share a direction for free; features that fire together keep apart. Density counts for more than importance when dimensions are handed out.
+# - Features that exclude each other share a dimension for free; features that fire together keep apart. Density counts for more than importance when dimensions are handed out.
 # - For a network whose features we do *not* know, all of this means: neurons, and even orthogonal directions, need not be features.
 #
 # **Next**: lesson 03 looks at the shapes that features form; from lesson 04 on you learn to find features that nobody knows.

@@ -247,18 +247,36 @@ def neuron_model(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
 # %% check="03.3"
 check("03.3", neuron_model)
 
+# %% [markdown]
+# Ten features, five neurons, five densities. As in lesson 02, the best of eight starts counts: one start alone can end in a local minimum.
+
 # %%
-neuron_density = torch.tensor([1.0, 0.35, 0.2, 0.1, 0.05])
+starts = 2 if quick() else 8
+
+
+def best_starts(losses: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every `starts` neighbouring instances the one of lowest final loss: its number, and that loss."""
+    final = losses[-10:].mean(dim=0).view(-1, starts)  # a row of `losses` is a mean over a hundred steps
+    return final.argmin(dim=1) + starts * torch.arange(len(final)), final.amin(dim=1)
+
+
+neuron_density, importance = torch.tensor([1.0, 0.35, 0.2, 0.1, 0.05]), 0.75 ** torch.arange(10.0)
 config = ToyModelConfig(
-    10, 5, n_instances=5, feature_probability=neuron_density[:, None], importance=0.75 ** torch.arange(10.0)
+    10, 5, 5 * starts, feature_probability=neuron_density.repeat_interleave(starts)[:, None], importance=importance
 )
 model = NeuronModel(config, torch.Generator().manual_seed(0))
-neurons = train_toy_model(model, steps=1500 if quick() else 5000, batch_size=512, lr=5e-3)
+neurons = train_toy_model(model, steps=1500 if quick() else 4000, batch_size=256, lr=5e-3)
+best, final_loss = best_starts(neurons.losses)
+W_neurons = neurons.W[best]
+kept = (represented_features(W_neurons) > 0.5).sum(dim=1)
+for p, loss, count in zip(neuron_density, final_loss, kept):
+    one_each = importance[5:].sum() * (p / 3 - p**2 / 4)  # five features exactly, the other five ignored (lesson 02)
+    print(f"p = {p:.2f}: {count} features kept, loss {loss:.4f}; with one feature a neuron {one_each:.4f}")
 draw.neuron_stacks(
-    neurons.W,
+    W_neurons,
     [f"p = {p:.2f}" for p in neuron_density],
     "Dense features get a neuron each; sparse ones share",
-    subtitle="each bar is a neuron, each colour a feature (10 features, importance 0.75^i, 5 neurons)",
+    subtitle=f"each bar is a neuron, each colour a feature, the darker the more important; best of {starts} starts each",
 )
 
 # %% [markdown]
@@ -267,9 +285,12 @@ draw.neuron_stacks(
 # <details><summary>Answer</summary>Its hidden basis can be rotated freely, so how a feature's direction splits over "neurons" is an accident of initialisation. With the ReLU,
 # a feature that is spread over several neurons would be cut where it is negative.</details>
 #
-# 2. At p = 0.05 one neuron answers to many features. Is this model worse than the one with one feature a neuron?
-# <details><summary>Answer</summary>No: it stores more features, and its importance-weighted loss is lower. Polysemantic neurons are a price the model pays for capacity, and at this
+# 2. At p = 0.05 every neuron answers to several features. Is this model worse than the one with one feature a neuron?
+# <details><summary>Answer</summary>No: it stores eight features instead of five, and its importance-weighted loss is lower, 0.0063 against 0.0116. Polysemantic neurons are a price the model pays for capacity, and at this
 # sparsity the price is small.</details>
+#
+# 3. Where does sharing begin? Look at p = 0.35 and 0.20, and hover over the bars.
+# <details><summary>Answer</summary>With the least important features that are kept: features 0, 1 and 2 still have a neuron each, while 3, 4 and 5 share the other two. At p = 0.10 only feature 0 is left alone.</details>
 
 # %% [markdown]
 # ## 4 · Computing in superposition: |x|
@@ -300,18 +321,20 @@ check("03.4", exact_abs_weights)
 # Training has to manage with fewer: here 20 features and 10 neurons, where exactness would need 40.
 
 # %%
-abs_density = torch.tensor([1.0, 0.1, 0.03, 0.01])
+abs_density, importance = torch.tensor([1.0, 0.1, 0.03, 0.01]), 0.8 ** torch.arange(20.0)
 config = ToyModelConfig(
-    20, 10, n_instances=4, feature_probability=abs_density[:, None], importance=0.8 ** torch.arange(20.0)
+    20, 10, 4 * starts, feature_probability=abs_density.repeat_interleave(starts)[:, None], importance=importance
 )
-absolute = train_toy_model(
-    AbsModel(config, torch.Generator().manual_seed(0)), steps=1500 if quick() else 5000, batch_size=512, lr=5e-3
-)
+model = AbsModel(config, torch.Generator().manual_seed(0))
+absolute = train_toy_model(model, steps=1500 if quick() else 4000, batch_size=256, lr=5e-3)
+best, final_loss = best_starts(absolute.losses)
+W_abs, W_abs_out = absolute.W[best], model.W_out.detach()[best]
+print("loss of the best start at each density:", [round(float(loss), 4) for loss in final_loss])
 draw.neuron_stacks(
-    absolute.W,
+    W_abs,
     [f"p = {p:.2f}" for p in abs_density],
     "|x|: monosemantic neurons when features are dense, shared ones when they are sparse",
-    subtitle="input weights of 10 neurons, 20 features; hover for signs",
+    subtitle=f"input weights of 10 neurons, 20 features; best of {starts} starts each; hover for signs",
 )
 
 # %% [markdown]
@@ -340,14 +363,14 @@ check("03.5", polysemanticity_of_neurons)
 
 # %%
 for name, densities, weights in (
-    ("neurons model", neuron_density, neurons.W),
-    ("|x|", abs_density, absolute.W),
+    ("neurons model", neuron_density, W_neurons),
+    ("|x|", abs_density, W_abs),
 ):
     for p, counts in zip(densities, polysemanticity_of_neurons(weights)):
         print(f"{name:13} p = {p:.2f}: features a neuron answers to: {[round(float(c), 1) for c in counts]}")
 
 # %%
-W_in, W_out = absolute.model.W_in[2].detach(), absolute.model.W_out[2].detach()
+W_in, W_out = W_abs[2], W_abs_out[2]
 neuron = int((polysemanticity_of_neurons(W_in[None])[0] - 2).abs().argmin())
 pair = W_in[neuron].abs().topk(2).indices.tolist()
 print(f"neuron {neuron} at p = 0.03 reads mainly features {pair}:")
@@ -361,12 +384,13 @@ for feature in pair:
 # That controls who disturbs whom. If the weights in are $2$ and $1/2$ and the weights out $1/2$ and $2$, both features pass with product 1. But
 # feature A, when active, pushes into B's output with $2 \cdot 2 = 4$, and B into A's only with $1/2 \cdot 1/2 = 1/4$. The strong interference can then be
 # cancelled by another neuron that writes a negative number into B's output, and the weak one is small enough to live with. Elhage et al. (2022)
-# show clean cases. Ours is a small model and the picture is rougher: the neuron printed above reads one feature strongly and writes it strongly (product near 1),
-# and reads a second one nearly as strongly but hardly writes it (product near 0.1): the second one is what it has to live with, and other neurons carry it.
+# show clean cases. Ours is a small model and the picture is rougher: the neuron printed above reads feature 4 and writes it (product of sizes 1.18); it reads feature 1 even more strongly
+# but hardly writes it (0.27), so other neurons carry feature 1. Whenever feature 1 switches this neuron on, it pushes into 4's output with 1.49 · 1.05 ≈ 1.6; feature 4 pushes into 1's only with 1.13 · 0.18 ≈ 0.2.
 #
 # **Questions**
 # 1. Why does a dense model (p = 1) spend its ten neurons on so few features?
-# <details><summary>Answer</summary>Each feature needs two neurons, one for each sign. Ten neurons serve five features exactly, and sharing would disturb every sample.</details>
+# <details><summary>Answer</summary>Each feature needs two neurons, one for each sign. Ten neurons serve five features exactly, and sharing would disturb every sample. The best of our eight starts does just that:
+# at p = 1 every neuron answers to 1.0 features.</details>
 #
 # 2. Would a linear hidden layer with the same number of dimensions do?
 # <details><summary>Answer</summary>No. The output's ReLU alone makes max(0, ·) of a linear function of x, and |x| is not one: it needs both half-lines.</details>
@@ -433,7 +457,7 @@ print("dimensionality of the five points:", [round(float(v), 2) for v in data_po
 print("largest dimensionality of a feature:", round(float(feature_dimensionality(W[None]).max()), 2))
 
 # %% [markdown]
-# Five points, two dimensions: a pentagon again, 2/5 each. But now the corners are data points. Next, many sizes of the training set. Yours is a small run (300 features);
+# Five points, two dimensions: a pentagon again, not quite regular, about 2/5 each. But now the corners are data points. Next, many sizes of the training set. Yours is a small run (300 features);
 # the second figure is a larger one (600 features, three seeds) that ships with the course, made by
 # `python -m course_utils.toy.double_descent`.
 
@@ -448,6 +472,7 @@ mine = [
     )
     for size in sizes
 ]
+print({size: round(entry["test_loss"], 2) for size, entry in zip(sizes, mine)})
 draw.double_descent(
     mine, "Test loss peaks where the model stops storing points", subtitle="300 features, 2 dimensions, one seed"
 )
@@ -455,6 +480,11 @@ draw.double_descent(
 # %%
 shipped = load_double_descent()
 three_seeds = [entry for entry in shipped["rows"] if entry["weight_decay"] == 0.01]
+for size in sorted({entry["points"] for entry in three_seeds}):
+    seeds = [entry for entry in three_seeds if entry["points"] == size]
+    test = torch.tensor([entry["test_loss"] for entry in seeds]).median()
+    point, feature = (max(entry[key][0] for entry in seeds) for key in ("points_dimensionality", "features"))
+    print(f"T = {size:4}: test loss {test:5.2f}, largest share of a point {point:.2f}, of a feature {feature:.2f}")
 draw.double_descent(
     three_seeds, "The same with 600 features and three seeds", subtitle="shipped run; lines are medians over seeds"
 )
@@ -465,15 +495,15 @@ draw.decay_curves(shipped["rows"], "Weight decay flattens the peak", subtitle="6
 # %% [markdown]
 # **Questions**
 # 1. What do the two lower panels show on the left and on the right of the peak?
-# <details><summary>Answer</summary>On the left, data points have a large share of a dimension each and features almost none: the model stores points. On the right it is the reverse: a few features
-# stand out (about 0.3 of a dimension each in our runs, where the mean is 2/600), and points are what falls out of their features.</details>
+# <details><summary>Answer</summary>On the left, data points have a large share each (two dimensions shared by five points are 0.4 each at T = 5; the largest has 0.47). Single features can look large there too (0.29 at T = 8), because one point's
+# features lie along that point's direction. Around the peak neither stands out (from T = 80 to 200 nothing is above 0.13). On the right, features stand out again (about 0.3, where the mean is 2/600) and points do not.</details>
 #
 # 2. The test loss at the peak is far above 1, the loss of answering nothing. How can a model be so much worse than silence?
 # <details><summary>Answer</summary>To squeeze many points into a plane it makes W long (the points must be told apart by angles of a few degrees, so small differences are blown up). A fresh point is projected onto
 # the same long directions and switches on the features of points it does not resemble. Weight decay forbids long weights, and with it the peak goes.</details>
 #
 # 3. Where would you expect the peak with twice the number of features, each half as often active?
-# <details><summary>Answer</summary>Further right. Our two runs differ in just that way: with 300 features (9 active in a point) the test loss is highest at T = 100, with 600 features (about as many active) at T = 200,
+# <details><summary>Answer</summary>Further right. Our two runs differ mostly in that way (and in learning rate, warm-up and the sizes tried): with 300 features (9 active in a point) the test loss is highest at T = 100, with 600 features (about as many active) at T = 200,
 # where its median over three seeds is 6.7. There is more to learn about features before storing them beats storing points. With weight decay 1 the largest test loss is 1.1.</details>
 
 # %% [markdown]

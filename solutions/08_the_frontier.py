@@ -14,6 +14,7 @@
 #
 # Sparse autoencoders left questions open: what do MLPs *compute* (not only: what is there)? What do two layers, or two models, have in common? Are latents made of smaller latents? What becomes of a feature that another one implies, or of one that is not a
 # direction at all? Each question has a method. All are young, and all can look good without being right. So every method here is small, is trained in seconds, and is judged against **a truth we planted** or **a simple baseline**, never by its loss.
+# Transcoder, crosscoder and cross-layer transcoder (08.1, 08.2, 08.4) and absorption (08.5) are tried on planted models only, whose truth is known; the meta-SAE (08.3), the circle (08.6) and the attention heads (08.7) go on to the real model.
 #
 # **You will be able to**
 #
@@ -363,7 +364,7 @@ draw.shares_by_kind(
 )
 
 # %% [markdown]
-# The penalty with added lengths calls the eight weak features exclusive to the first model, although both models have them. One can compute it: for a latent with activations $f$ and a true decoder of length $\ell$, the best length is $\ell - \lambda\, E[f] / (2 E[f^2])$ or zero. Here $E[f] = 1$ and $E[f^2] = 1.08$ while active, so
+# The penalty with added lengths calls seven or all eight of the weak features exclusive to the first model, although both models have them. One can compute it: for a latent with activations $f$ and a true decoder of length $\ell$, the best length is $\ell - \lambda\, E[f] / (2 E[f^2])$ or zero. Here $E[f] = 1$ and $E[f^2] = 1.08$ while active, so
 # $\lambda = 0.6$ takes 0.28 off every decoder: 0.3 becomes 0.02, and 1 becomes 0.72. The relative length of 0.23 turns into 0.03. A TopK crosscoder pays nothing for length and keeps 0.23. The baseline of two SAEs comes near the answer: 9 and 10 latents without a partner, where 6 and 6 are true. (No method finds everything: L1 lost up to five of the 36 features, TopK up to two.)
 #
 # **Questions**
@@ -445,6 +446,7 @@ print(
 # Now the same on the 4,608 latents of the course's middle SAE.
 
 # %%
+from course_utils.features.held_back import split_open
 from course_utils.lm import collect_activations, load_corpus, load_model, load_sae
 
 torch.set_num_threads(threads)
@@ -481,6 +483,8 @@ draw.bars_with_control(
 # If a result is computed once and passed on by later layers, a transcoder for each layer needs a latent for each. A **cross-layer transcoder** ([Ameisen et al. 2025](https://transformer-circuits.pub/2025/attribution-graphs/methods.html)) lets a latent of layer $s$ write to the MLP outputs of all layers $t \geq s$:
 #
 # $$f^{(s)} = \mathrm{ReLU}(x^{(s)} W_{enc}^{(s)} + b_{enc}^{(s)}) \qquad \hat y^{(t)} = \sum_{s \leq t} f^{(s)} W_{dec}^{(s \to t)} + b_{dec}^{(t)} \qquad \text{penalty: } \lambda \sum_{s, i} f_i^{(s)} \sqrt{\sum_{t \geq s} \|W_{dec,i}^{(s \to t)}\|^2}$$
+#
+# (Simplified: the paper uses a JumpReLU and a penalty that levels off, tanh.)
 
 # %% [markdown]
 # ### Exercise 08.4: A cross-layer transcoder
@@ -579,7 +583,7 @@ draw.decoder_maps(
 )
 
 # %% [markdown]
-# In our run L0 fell from 4.9 to 3.6 at a similar error, and the latents that follow a relayed rule from 5.1 to 2.4 on average: the path of three layers became one latent. The price: four of the ten local rules are read in an *earlier* layer than the one that computes them.
+# In our run L0 fell from 4.9 to 3.6 at a similar error, and the latents that follow a relayed rule from 5.1 to 2.4 on average, about as many as a *local* rule takes (2.9, and 2.3 with one transcoder a layer): the path through three layers no longer needs latents of its own in each. The price: local rules take slightly more latents, and four of the ten are read in an *earlier* layer than the one that computes them.
 #
 # **Question.** Which of the two is the better *description of the mechanism*?
 # <details><summary>Answer</summary>Neither in all respects. The cross-layer transcoder gives shorter paths, but it says that layer 0 writes to layer 2's output, where the model relays in between: ablate the relay in the model and the description is wrong. And it may read a local rule in an earlier layer than
@@ -662,7 +666,7 @@ draw.bars_with_control(
 )
 
 # %% [markdown]
-# In our run L1 at λ = 0.3 loses a parent in 0.24 of its samples, and nearly every silence is an absorption; with λ = 0.1 it is 0.14; TopK absorbs most (0.35). In the control L1 is at 0, and TopK at about 0.15: subtract that before you quote its number. The Matryoshka SAE, whose first four latents must do the work alone, keeps the parents, but recovers only 8 of the 24 directions, and only 9 in the control, where L1 and TopK recover 18 to 23: it does not solve everything, and we told it how many parents there are.
+# In our run L1 at λ = 0.3 loses a parent in 0.24 of its samples, and nearly every silence is an absorption; with λ = 0.1 it is 0.14; TopK absorbs most (0.35). In the control L1 is at 0, and TopK at about 0.15: subtract that before you quote its number. The Matryoshka SAE, whose first four latents must do the work alone, keeps the parents and recovers 8 of the 24 directions, where L1 and TopK recover 4 or 5 (their child latents point along parent + child). But in the control it recovers only 9, where L1 and TopK recover 18 to 23: it does not solve everything, and we told it how many parents there are.
 #
 # **Question.** Why is the control not exactly zero for TopK?
 # <details><summary>Answer</summary>With k = 2 two latents have to describe samples with more active features than that, so some latents learn mixtures, and a mixture that holds a parent carries it when the parent's own latent loses its place. The definition cannot tell this from absorption; the control can.</details>
@@ -856,7 +860,7 @@ draw.curves_over_layers(
 # %% [markdown]
 # ## 7 · Which head wrote this? Attention-output SAEs
 #
-# SAEs also work on what attention layers write ([Kissane et al. 2024](https://arxiv.org/abs/2406.17759)). A bonus: an attention layer's output is a **sum over heads**, $\sum_h z_h W_O^{(h)} + b_O$, and a latent's pre-activation is linear in it. So it splits exactly into one part for each head, $z_h W_O^{(h)} W_{enc}$, and constants.
+# SAEs also work on attention layers ([Kissane et al. 2024](https://arxiv.org/abs/2406.17759), who read the heads' outputs side by side, before $W_O$; we read what the layer writes). A bonus: an attention layer's output is a **sum over heads**, $\sum_h z_h W_O^{(h)} + b_O$, and a latent's pre-activation is linear in it. So it splits exactly into one part for each head, $z_h W_O^{(h)} W_{enc}$, and constants.
 
 # %% [markdown]
 # ### Exercise 08.7: Which head does a latent come from?
@@ -912,9 +916,10 @@ print(
 # %%
 torch.set_num_threads(threads)
 LAYER, HEADS = 7, model.cfg.n_heads
-packed = load_corpus("heldout").pack(model, context=64)
-order = torch.randperm(len(packed), generator=torch.Generator().manual_seed(0))[: 32 if quick() else 160]
-tokens = packed.tokens[order]
+packed = load_corpus("heldout").pack(model, context=64, seed=None)
+open_rows, _ = split_open(packed.sources)  # the last third of each source is kept back for lesson 09
+order = torch.randperm(len(open_rows), generator=torch.Generator().manual_seed(0))[: 32 if quick() else 160]
+tokens = packed.tokens[torch.tensor(open_rows)[order]]
 hooks = [f"blocks.{LAYER}.hook_attn_out", f"blocks.{LAYER}.attn.hook_z"]
 collected = collect_activations(model, tokens, hooks, progress=False)
 attention, z = collected[hooks[0]].acts, collected[hooks[1]].acts.unflatten(1, (HEADS, -1))

@@ -22,7 +22,7 @@
 # | five exercises: the objects exist, follow from a seed or from the text, meet the bounds stated, and bear out the numbers you state | the check | 23 |
 # | eight texts, `Task 09.r1` to `09.r8` | a person | 8 |
 #
-# Numbers are measured again: sweeps with other seeds, explanations and effects on text that no lesson shows you (the *held-back* text). An empty portfolio earns nothing; one whose numbers its objects do not bear out is told so; latents are drawn from your name, so those of somebody else do not count.
+# Numbers are measured again: sweeps with other seeds, explanations and effects on text on which no lesson shows you a latent (the *held-back* text). An empty portfolio earns nothing; one whose numbers its objects do not bear out is told so; latents are drawn from your name, so those of somebody else do not count.
 # Be fair to yourself as well: the held-back text lies in the course's folder; an explanation fitted to it would be worth nothing to you.
 
 # %% tags=["setup"]
@@ -119,7 +119,7 @@ gram_heatmaps(
 )  # fmt: skip
 
 # %% [markdown] tags=["solution-only"]
-# Down to $p = 0.7$ the four most important features take a dimension each and the other eight get nothing; the loss is exactly that of this plan. A fifth is represented from $p$ between 0.54 and 0.74, depending on the seed. Then the count does not glide from 4 to 12: it rests at 8 for $p$ from 0.4 to 0.2 (7 once),
+# At $p = 1$ the four most important features take a dimension each and the other eight get nothing; the loss is exactly that of this plan. A fifth is represented from $p = 0.54$ in seven seeds and from 0.74 in one. Then the count does not glide from 4 to 12: it rests at 8 for $p$ from 0.4 to 0.2 (7 at 0.4 in two seeds),
 # and the second heatmap says why: each dimension holds an antipodal pair, two features that point in opposite directions and that the ReLU keeps apart. (One pair is an odd couple, features 0 and 10: at this seed training did not pick the most important eight.) Sparser still, the pairs dissolve into overlaps of many. At $p = 0.01$ all twelve are in, at 0.12 of the loss of
 # the four-feature plan. The threshold ½ makes the steps look sharper than the loss, which falls smoothly.
 
@@ -241,9 +241,9 @@ figures.recovery_figure(
 # | `control` | the same with a random direction of the same length removed |
 #
 # The records hold plain numbers, because the check loads no language model. It measures them again on text held back. At least five patterns have to reach 0.7 there and beat shuffled labels, and the tokens of at least five latents must lose more than 97.5% of all tokens lose when a random direction is removed. Every score you state has to be
-# right within 0.17, every effect within a factor of four; these two count only where at least three patterns, or effects, hold.
+# right within 0.17, every effect within a factor of four; these two count only where at least three patterns, or effects, hold. A token that is not among the 32 that lose most in the held-back text counts as 0. The control has to be measured (not 0) and smaller than 0.9 times the support.
 #
-# **Choose latents that fire strongly often.** The held-back text is as long as the open text below, and a latent that fires strongly fewer than 20 times there cannot be measured and does not count towards your five. Of the latents with 40 or more strong firings in the open text (`look_tokens` and `score_tokens` together, not in quick mode) 98% have their 20; of those with 20 to 39, 74%.
+# **Choose latents that fire strongly often.** The held-back text is as long as the open text below, and a latent that fires strongly fewer than 20 times there cannot be measured and does not count towards your five. Of the latents with 40 or more strong firings in the open text (`look_tokens` and `score_tokens` together, not in quick mode) 96% have their 20 in the share of the worked example below; of those with 20 to 39, 65%.
 #
 # Two helpers save you time: `split_open` gives the rows of the held-out corpus that are yours to use, and `removal_support` removes a latent at single positions (only the changed position runs again, so hundreds of removals take seconds). Show the dashboard pieces of lesson 06 for each latent: strong, middling and weak contexts, its density, the tokens it supports.
 
@@ -281,7 +281,7 @@ print(f"{look_tokens.numel():,} tokens to look at, {score_tokens.numel():,} to s
 # **Your exploration**: contexts, explanations, scores, removals. Add cells here, then write the findings down.
 
 # %% [markdown] tags=["solution-only"]
-# Seven latents from the share that goes with the name "Worked example", chosen by reading lists like this one. The patterns were written while looking at 320 sequences of the open text; half of them are shown here. The scores below come from 160 others.
+# Eight latents from the share that goes with the name "Worked example", chosen by reading lists like this one. The patterns were written while looking at 320 sequences of the open text; half of them are shown here. The scores below come from 160 others.
 
 # %% tags=["solution-only"]
 CHOSEN = {
@@ -297,16 +297,13 @@ CHOSEN = {
     ),
     4363: ("she and her", "Feminine pronouns: she, her, herself.", r"(?i)\b(she|her|herself|hers)$"),
     3241: ("space before a number", "A single space after which a number has to come.", r"\S $"),
-    3276: (
-        "un-",
-        "The prefix un- at the beginning of a word or name, in prose and in code.",
-        r"(?i)(^|[^a-z])un\w{0,5}$",
+    1579: ("he and him", "Masculine pronouns: he, his, him, himself.", r"(?i)\b(he|his|him|himself)$"),
+    2260: (
+        "in",
+        "Words for being inside: in, into, within, and dans in French.",
+        r"(?i)\b(in|into|within|dans)$",
     ),
-    4570: (
-        "other",
-        "Something other than what was named: other, another, else, the rest, also in other languages.",
-        r"(?i)(\b(others?|another|else|rest|otros?|otras?|autres?|altr[ioae]|andere\w*)|其他|他)$",
-    ),
+    1399: ("not", "Words of denial: not, no, cannot and the ending n't.", r"(?i)(\b(not|no|cannot|nicht|non)|'t)$"),
     2519: (
         "illness",
         "Illness and its signs: sore, infectious, inflammation, the names of diseases.",
@@ -453,13 +450,14 @@ for row, position in strong_places(score_acts, 2519)[:: 1 if quick() else 5].tol
     print(repr(text_before(score_tokens, row, position)[-70:]))
 
 # %% [markdown] tags=["solution-only"]
-# **What we found.** Six of seven sentences hold on text that nobody had read. Five of them say clearly more than any single token could: file, she, un- and other are each spelled in several ways, alone and inside names, some in several languages; comments open with `//`, `#` or `--`. The space before a number does not:
-# the plain space token alone predicts it perfectly, so our sentence is a longer way of naming a token, and a slightly worse one (the pattern also matches a space made of other tokens).
+# **What we found.** Seven of eight sentences hold on text that nobody had read, and most of them say clearly more than any single token could: file, she and not are each spelled in several ways, alone and inside names or contractions; comments open with `//`, `#` or `--`. The space before a number does not:
+# the plain space token alone predicts it better (0.99 against 0.96), so our sentence is a longer way of naming a token (the pattern also matches a space made of other tokens).
 #
-# **What failed.** Illness. On the text we had looked at, its strongest contexts were sore throats, disease and inflammation. On new text it is no better than shuffled labels (0.52): above are *throat* and *aches*, but also *dog*, *Mary*, *Chad*, *specialized*. Yet its removal costs *fevers*, *disease*, *Patient* more than any random
+# **What failed.** Illness. On the text we had looked at, its strongest contexts were sore throats, disease and inflammation. On new text it is no better than shuffled labels (0.52): above is *throat*, but also *Asian trees*, *vulner* and *military service*. Yet its removal costs *Patient*, *fevers*, *disease* more than any random
 # direction does. So the latent writes illness and fires on much else. A dashboard of the ten strongest examples would have passed it; we leave it out of the records.
 #
-# **Cause.** For every latent the five tokens lose more than for each of eight random directions, except for un-, where one random direction comes into the interval's range: ten firings are few. The tokens are often not the ones a reader expects: *attendance* and *soriasis* for file are beside *system*. Whatever a latent writes, "the word it stands for" is at most a part of it.
+# **Cause.** For every latent the five tokens lose more than they do for a random direction. The tokens are often not the ones a reader expects: *attendance* and *soriasis* for file are beside *syst*; for he they are pieces of words and a slash. For in and not they make sense at once: *accordance*, *relation*, *lieu* after in, *only* after not. Whatever a latent writes, "the word it stands for" is at most a part of it.
+# One effect did not last. The five tokens of she and her lost 0.79 nats at the places where we measured them, and nothing at all on a third sample, the held-back text; that latent, too, stays out of the records.
 
 
 # %% answer="09.4"
@@ -472,55 +470,55 @@ def my_latents() -> dict:
             2701,
             "The word file in any spelling, alone or inside names such as filename, and its Chinese translation.",
             r"(?i)(file\w{0,6}|文件|datei\w*|fichiers?|archivos?|ficheiros?)$",
-            1.0,
-            [16981, 18403, 817, 6167, 35307],
-            0.9,
-            -0.2,
+            0.96,
+            [16981, 46071, 13594, 35307, 23643],
+            1.04,
+            -0.15,
         ),
         (
             4226,
             "The characters that open a comment in code, whatever the programming language.",
             r"(//+|#+|--+|/\*+)$",
-            0.99,
-            [30695, 19774, 2686, 48667, 39378],
-            0.8,
-            -0.03,
-        ),
-        (
-            4363,
-            "Feminine pronouns: she, her, herself.",
-            r"(?i)\b(she|her|herself|hers)$",
-            0.94,
-            [21510, 7608, 19463, 3986, 16015],
-            0.78,
-            -0.1,
+            0.97,
+            [23980, 30695, 2686, 23922, 47244],
+            1.06,
+            -0.07,
         ),
         (
             3241,
             "A single space after which a number has to come.",
             r"\S $",
+            0.96,
+            [32192, 5980, 6659, 609, 4522],
+            1.19,
+            -0.19,
+        ),
+        (
+            1579,
+            "Masculine pronouns: he, his, him, himself.",
+            r"(?i)\b(he|his|him|himself)$",
+            0.96,
+            [31, 29313, 21429, 31194, 8877],
+            0.98,
+            -0.08,
+        ),
+        (
+            2260,
+            "Words for being inside: in, into, within, and dans in French.",
+            r"(?i)\b(in|into|within|dans)$",
+            0.99,
+            [13377, 30153, 47116, 7438, 40930],
+            2.39,
+            -0.11,
+        ),
+        (
+            1399,
+            "Words of denial: not, no, cannot and the ending n't.",
+            r"(?i)(\b(not|no|cannot|nicht|non)|'t)$",
             1.0,
-            [147, 145, 48609, 4673, 10283],
-            1.1,
-            -0.15,
-        ),
-        (
-            3276,
-            "The prefix un- at the beginning of a word or name, in prose and in code.",
-            r"(?i)(^|[^a-z])un\w{0,5}$",
-            0.87,
-            [43476, 39017, 19900, 6859, 21780],
-            0.57,
-            0.05,
-        ),
-        (
-            4570,
-            "Something other than what was named: other, another, else, the rest, also in other languages.",
-            r"(?i)(\b(others?|another|else|rest|otros?|otras?|autres?|altr[ioae]|andere\w*)|其他|他)$",
-            0.81,
-            [670, 14487, 7386, 4381, 3723],
-            0.46,
-            -0.1,
+            [805, 8979, 48788, 44339, 6906],
+            0.71,
+            0.003,
         ),
     ]
     return {"author": "Worked example", "latents": [dict(zip(keys, record)) for record in records]}
@@ -536,7 +534,7 @@ check("09.4", my_latents)
 # %% [markdown]
 # ### Exercise 09.5: A comparison, with its interval
 #
-# Compare two groups of latents: the early against the late layer, or two sparsity levels. Write a function of two groups, each a pair `(tokens, fires)`: `tokens` [n] are token numbers in reading order, `fires` [n, latents] is True where a latent fires strongly; both are NumPy arrays. Choose one measure that gives a number for each latent. Return `first` and `second`, the values;
+# Compare two groups of latents: the early against the late layer, or two sparsity levels. Write a function of two groups, each a pair `(tokens, fires)`: `tokens` [n] are token numbers in reading order, `fires` [n, latents] is True where a latent fires strongly; both are NumPy arrays, and the groups may differ in size. Choose one measure that gives a number for each latent. Return `first` and `second`, the values;
 # `difference`, the mean of the second minus the mean of the first; and `low` and `high`, its 95% bootstrap interval **over latents** (at least 1,000 draws of both groups).
 #
 # The check gives it latents of the early, middle and late SAE on the held-back text. The measure is yours; each value must belong to its latent, the difference and interval must follow from the values, and a group compared with itself must differ by nothing.
@@ -619,7 +617,7 @@ figures.comparison_figure(
 )  # fmt: skip
 
 # %% [markdown] tags=["solution-only"]
-# In the early layer a third of the variance of "it fires here" follows from the current token alone, in the middle layer 0.14, in the late layer 0.10. From early to middle the fall is 0.19 [0.15, 0.24], from middle to late 0.04 with an interval that includes zero: on this much text we can say that latents move away from naming tokens early in the model, not that they
+# In the early layer a third of the variance of "it fires here" follows from the current token alone, in the middle layer 0.14, in the late layer 0.10. From early to middle the fall is 0.19 [0.14, 0.23], from middle to late 0.04 with an interval that touches zero: on this much text we can say that latents move away from naming tokens early in the model, not that they
 # go on doing so. Two things to keep in mind. The groups are latents that fire strongly at least 20 times in 20,480 tokens; rare ones, which may well be the purer ones, are not in them. And a value below zero means that the token's rate in one half of the text was worse than no guess in the other half; with more text the same latents would score
 # higher, in all three layers.
 
@@ -629,7 +627,7 @@ figures.comparison_figure(
 # What would change your conclusions? Name the two or three weakest links of your own evidence. (Read by a person, with Task 09.r7.)
 
 # %% [markdown] tags=["solution-only"]
-# 1. **We chose what we could name.** These seven were picked from about 920 latents because their contexts made a sentence. Nothing here says what share of latents can be explained; most of the list we read could not, at this size of text.
+# 1. **We chose what we could name.** These eight were picked from about 920 latents because their contexts made a sentence. Nothing here says what share of latents can be explained; most of the list we read could not, at this size of text.
 # 2. **Strong firings only.** A latent fires strongly on a small part of the tokens on which it fires at all. The weak firings are the majority, and these sentences say nothing about them.
 # 3. **Little text.** Ten thousand tokens to look at and as many to score on, a few dozen strong firings each: the intervals show it. One corpus, and one quarter of it code.
 # 4. **One peek.** The pattern for illness was widened once after we had seen misses in the second half of the text. It failed even so; the other six were not touched.
@@ -677,9 +675,9 @@ figures.comparison_figure(
 # %% [markdown] written="09.r3"
 # The SAE of section (c) reads `blocks.11.hook_resid_post`: the residual stream after layer 11 of 30, the sum of everything written so far, which is all that later layers see. An MLP output or an attention output would show what one component adds; the stream shows what the model knows at that point, at the price that a latent cannot be credited to a component.
 #
-# Left out are BOS and positions of more than ten times the median norm (19 of 32,587 in the held-out text): they serve as attention sinks, BOS is almost two hundred times as long as the rest, and trained on, they would dominate the squared error and take latents for themselves.
+# Left out are BOS and positions of more than ten times the median norm (7 of 32,606 in the held-out text): they serve as attention sinks, BOS is almost two hundred times as long as the rest, and trained on, they would dominate the squared error and take latents for themselves.
 #
-# Fidelity: with the reconstruction spliced in, the loss rises from 3.26 to 3.38 nats a token; mean-ablating the stream there gives 9.43. So 98% of the loss is recovered, and still each token costs 0.11 nats more: the 14% of the variance that are missing are not noise to the model.
+# Fidelity: with the reconstruction spliced in, the loss rises from 3.26 to 3.35 nats a token; mean-ablating the stream there gives 9.43. So 98.6% of the loss is recovered, and still each token costs 0.09 nats more: the 14% of the variance that are missing are not noise to the model.
 
 # %% [markdown] task="09.r4"
 # ### Task 09.r4: A minimal sparse autoencoder
@@ -757,9 +755,9 @@ print({name: round(float(value), 2) for name, value in report.items()}, f"loss {
 # - the limitations of what you found (section e)
 
 # %% [markdown] written="09.r7"
-# *Dead latents* (never active; none of the gradient reaches them): resampling or AuxK; 0.5% of the middle SAE's latents are dead on held-out text. *Splitting*: with more latents one feature becomes several, finer ones; *absorption*: a general latent stays silent where a special one fires, so its explanation has holes; nested (Matryoshka) losses help. *Expansion factor*: eight here; more costs memory and splits more, fewer merges meanings. *Lambda or k*: the sparsity-fidelity front of lesson 05 has no corner that tells you where to stop; we use k = 32 because it was shipped.
+# *Dead latents* (never active; none of the gradient reaches them): resampling or AuxK; 0.3% of the middle SAE's latents are dead on held-out text. *Splitting*: with more latents one feature becomes several, finer ones; *absorption*: a general latent stays silent where a special one fires, so its explanation has holes; nested (Matryoshka) losses help. *Expansion factor*: eight here; more costs memory and splits more, fewer merges meanings. *Lambda or k*: the sparsity-fidelity front of lesson 05 has no corner that tells you where to stop; we use k = 32 because it was shipped.
 #
-# Met in this portfolio: recovery in (b) falls from 91% at four features a dimension to 20% at twelve although the data are as clean as data get (we did not ask how much more data and training would help), so a trained dictionary is not automatically the right one. In (c) one of six explanations that hold is no better than the best single token: that latent is a token detector, and the sentence adds nothing. Limitations stand in (e).
+# Met in this portfolio: recovery in (b) falls from 91% at four features a dimension to 20% at twelve although the data are as clean as data get (we did not ask how much more data and training would help), so a trained dictionary is not automatically the right one. In (c) one of seven explanations that hold is no better than the best single token: that latent is a token detector, and the sentence adds nothing. Limitations stand in (e).
 
 # %% [markdown] task="09.r8"
 # ### Task 09.r8: The link to safety work
@@ -771,7 +769,7 @@ print({name: round(float(value), 2) for name, value in report.items()}, f"loss {
 # %% [markdown] written="09.r8"
 # A concrete use is monitoring: latents for, say, attack code or deceit, read while a model runs, cheap and before any output. Others are auditing what fine-tuning changed (model diffing), or removing a capability by ablating its latents.
 #
-# For that to work, features must be (1) found: what the dictionary lacks cannot be watched, and 14% of the variance lies outside ours; (2) faithful: the label must say when it fires, in deployment text as well; one of our seven labels predicts nothing on new text from the same corpus; (3) causal: our latents for comment signs or for numbers do move the tokens they should, by far more than chance; (4) stable: another seed should find the same ones, and lesson 05 measured how many it does not.
+# For that to work, features must be (1) found: what the dictionary lacks cannot be watched, and 14% of the variance lies outside ours; (2) faithful: the label must say when it fires, in deployment text as well; one of our eight labels predicts nothing on new text from the same corpus; (3) causal: our latents for comment signs or for numbers do move the tokens they should, by far more than chance; (4) stable: another seed should find the same ones, and lesson 05 measured how many it does not.
 #
 # How it could mislead: a clean dashboard is an argument from the top ten examples. A monitor built on it can be quiet because the model says the same thing through other latents, or through the part that no latent explains. So a latent's silence is weak evidence of absence, and should be tested by adversarial text before anybody relies on it.
 

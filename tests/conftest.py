@@ -21,8 +21,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         default=[],
         metavar="PATH",
-        help="grade this notebook, script or folder (with tests/exercises): one test an exercise",
+        help="grade this notebook, script, zip or folder instead (with tests/exercises): one test an exercise. Runs its code!",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for path in config.getoption("--submission"):
+        if not path.exists():
+            raise pytest.UsageError(f"--submission: there is nothing at {path}")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --submission the submission is all that is tested; without it, everything else."""
+    grades = collection_path.name == "test_submission.py"
+    graded = bool(config.getoption("--submission"))
+    return True if collection_path.is_file() and grades != graded else None
 
 
 @pytest.fixture(autouse=True)

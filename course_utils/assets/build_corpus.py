@@ -552,7 +552,8 @@ def build(folder: Path, downloads: Path) -> dict[str, object]:
         "packages": store.packages,
     }
     write_json(folder / "corpus.json", manifest)
-    (folder / "LICENSES.md").write_text(licences(summary), encoding="utf-8")
+    with atomic_write(folder / "LICENSES.md") as page:
+        page.write(licences(summary))
     return manifest
 
 

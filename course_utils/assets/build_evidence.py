@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -33,7 +34,9 @@ KEPT = 32
 SEED = 90210
 
 
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
+    """Make `evidence/` again: where latents fire in held-back text, and what removing them does. A few minutes."""
     model = load_model()
     packed = load_corpus("heldout").pack(model, context=CONTEXT, seed=None)
     _, held_back = split_open(packed.sources)

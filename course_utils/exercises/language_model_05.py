@@ -19,14 +19,14 @@ BOS = 0
 
 
 class TinyModel:
-    """Embedding and three blocks, with hook points named as in TransformerLens. Counts how deep it was run."""
+    """Embedding and twelve blocks, with hook points named as in TransformerLens. Counts how deep it was run."""
 
     def __init__(self, draw: Draw) -> None:
         def weights(*shape: int) -> Tensor:
             return torch.from_numpy(draw.rng.normal(0, 0.5, size=shape).astype(np.float32))
 
         self.embedding = weights(50, 6).requires_grad_()
-        self.blocks = [(weights(6, 6), weights(6, 6)) for _ in range(3)]
+        self.blocks = [(weights(6, 6), weights(6, 6)) for _ in range(12)]
         self.deepest = 0
 
     def run_with_cache(
@@ -166,6 +166,11 @@ def _add_collection(lesson: Lesson) -> None:
         tokens, mask = _texts(draw)
         return f(TinyModel(draw), tokens, "blocks.1.hook_resid_post", BOS, mask)
 
+    @exercise.case("the residual stream after block 11: a layer's number may have two digits")
+    def _(f, draw):
+        tokens, mask = _texts(draw)
+        return f(TinyModel(draw), tokens, "blocks.11.hook_resid_post", BOS, mask)
+
     @exercise.case("the MLP's output in block 0")
     def _(f, draw):
         tokens, mask = _texts(draw)
@@ -203,7 +208,7 @@ def _add_collection(lesson: Lesson) -> None:
         return model.run_with_cache(tokens, names_filter=hook_name, stop_at_layer=stop)[1][hook_name]
 
     @exercise.mistake(
-        "BOS is kept. Its activation is enormous, and one latent of the autoencoder will spend itself on it."
+        "BOS is kept. Its activation is enormous, and latents of the autoencoder will spend themselves on it."
     )
     def bos_kept(model, tokens, hook_name, bos, mask):
         return run(model, tokens, hook_name).detach()[mask]
@@ -232,7 +237,14 @@ def _add_collection(lesson: Lesson) -> None:
         "pass it as `stop_at_layer`: that saves most of the time."
     )
     def whole_model(model, tokens, hook_name, bos, mask):
-        return run(model, tokens, hook_name, layers=3).detach()[mask & (tokens != bos)]
+        return run(model, tokens, hook_name, layers=len(model.blocks)).detach()[mask & (tokens != bos)]
+
+    @exercise.mistake(
+        "One character of the hook's name is taken for the layer: right for block 1, wrong for block 11. Split the name at its "
+        "dots, `int(hook_name.split('.')[1])`."
+    )
+    def one_digit_of_the_layer(model, tokens, hook_name, bos, mask):
+        return run(model, tokens, hook_name, layers=int(hook_name[7]) + 1).detach()[mask & (tokens != bos)]
 
     @exercise.mistake("Another hook point is read: `resid_pre` is the stream *before* the block.")
     def before_the_block(model, tokens, hook_name, bos, mask):
@@ -308,6 +320,30 @@ def _add_buffer(lesson: Lesson) -> None:
         next(iter(f(source(), 128, 16, seeded(draw))))
         return sum(read)
 
+    # measured: reference 128 and 64, the alternative below 128 and 16; handing out all it holds 128 and 128, reading all the
+    # rest after the first batches 256 and 64. Chunks of 8 rows: a buffer may exceed its capacity by less than two of them.
+    @exercise.case(
+        "the buffer stays within its capacity, and keeps rows back when it fills up",
+        rule={
+            "most rows held": Between(16, 144, " rows"),
+            "rows handed out before it fills up again": Between(1, 96, " rows"),
+        },
+    )
+    def _(f, draw):
+        read = given = most = before_refilling = 0
+
+        def source():
+            nonlocal read, most, before_refilling
+            for chunk in numbered(draw):
+                before_refilling = before_refilling or given
+                read += len(chunk)
+                most = max(most, read - given)
+                yield chunk
+
+        for batch in f(source(), 128, 16, seeded(draw)):
+            given += len(batch)
+        return {"most rows held": most, "rows handed out before it fills up again": before_refilling}
+
     @exercise.case("batches have the size asked for, but for the last", rule=Exact())
     def _(f, draw):
         sizes = [len(batch) for batch in f(numbered(draw, 25), 64, 16, seeded(draw))]
@@ -369,6 +405,29 @@ def _add_buffer(lesson: Lesson) -> None:
             chunks, capacity, batch_size, torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         )
 
+    @exercise.mistake(
+        "All rows held are handed out before it fills up again, so rows of one filling never meet rows of the next. Hand out "
+        "about half and keep the rest."
+    )
+    def hands_out_everything(chunks, capacity, batch_size, generator):
+        for part in _buffers(chunks, capacity):
+            yield from part[torch.randperm(len(part), generator=generator)].split(batch_size)
+
+    @exercise.mistake(
+        "The first filling stops at `capacity`, but later everything that is left is read into memory. Stop at `capacity` every time."
+    )
+    def reads_the_rest_later(chunks, capacity, batch_size, generator):
+        source = iter(chunks)
+        rows: list[Tensor] = []
+        while sum(map(len, rows)) < capacity and (chunk := next(source, None)) is not None:
+            rows.append(chunk)
+        mixed = torch.cat(rows)
+        mixed = mixed[torch.randperm(len(mixed), generator=generator)]
+        half = len(mixed) // 2 // batch_size * batch_size
+        yield from mixed[:half].split(batch_size)
+        rest = torch.cat([mixed[half:], *source])
+        yield from rest[torch.randperm(len(rest), generator=generator)].split(batch_size)
+
     @exercise.mistake("Rows are drawn with replacement: some come twice, others never.")
     def with_replacement(chunks, capacity, batch_size, generator):
         for part in _buffers(chunks, capacity):
@@ -419,7 +478,8 @@ def _add_metrics(lesson: Lesson) -> None:
         made = []
         dead = draw.rng.permutation(12)[:3]
         for index, size in enumerate(sizes):
-            x = draw.rng.normal(2.0, 1.0 + index, size=(size, 6))
+            # a mean of its own for each dimension: one mean for all of them would be wrong
+            x = draw.rng.normal([3, 0, -2, 1, 5, 2], 1.0 + index, size=(size, 6))
             f = np.maximum(draw.rng.normal(-0.5 + 0.4 * index, 1, size=(size, 12)), 0)
             f[:, dead] = 0
             x_hat = x * 0.9 + draw.rng.normal(0, 0.3 * (1 + index), size=x.shape)
@@ -461,6 +521,10 @@ def _add_metrics(lesson: Lesson) -> None:
         x, x_hat, _ = joined(batches)
         return float((x - x_hat).square().sum() / x.square().sum())
 
+    def one_mean(batches, c):
+        x, x_hat, _ = joined(batches)
+        return float((x - x_hat).square().sum() / (x - x.mean()).square().sum())
+
     def dead_somewhere(batches, c):
         _, _, f = joined(batches)
         return float((f == 0).any(dim=0).float().mean())
@@ -469,6 +533,14 @@ def _add_metrics(lesson: Lesson) -> None:
         "The variance is taken about zero; with a large mean almost everything then looks explained. Subtract the mean of each dimension.",
         name="variance_about_zero",
     )(changed(fvu=about_zero))
+    exercise.mistake(
+        "One mean is taken over all dimensions together. Each dimension has its own: x.mean(dim=0).",
+        name="one_mean_for_all_dimensions",
+    )(changed(fvu=one_mean))
+    exercise.mistake(
+        "You return the variance explained; `fvu` is what is left unexplained, 1 minus that.",
+        name="explained_for_unexplained",
+    )(changed(fvu=lambda b, c: 1 - sae_metrics(b, c)["fvu"]))
     exercise.mistake("Batches of unequal size count equally: this is a mean of means.", name="mean_of_batch_means")(
         mean_of_means
     )

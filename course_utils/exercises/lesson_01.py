@@ -171,10 +171,11 @@ def _(f, draw):
     return _response_and_count(f(draw.normal(40, 30), _labels(draw, 40, 3), 0.1))[1]
 
 
-@selectivity.case("a silent neuron gets 0, not NaN")
+@selectivity.case("a neuron that never varies gets 0, not NaN")
 def _(f, draw):
     acts = draw.rng.normal(size=(30, 4)).astype(np.float32)
     acts[:, 1] = 0
+    acts[:, 2] = 2.0  # exact in float32, so that any guard on the deviation sees exactly 0
     response, count = _response_and_count(f(draw.lend(acts), _labels(draw, 30, 2), 0.5))
     return {"response": response, "count": count}
 
@@ -205,6 +206,14 @@ selectivity.mistake(
 )(_selectivity_with(lambda yes, no, std, acts: yes - no))
 selectivity.mistake("A silent neuron has standard deviation 0, and 0/0 is NaN.", name="nan_for_silent")(
     _selectivity_with(lambda yes, no, std, acts: (yes - no) / std)
+)
+selectivity.mistake(
+    "A neuron that always says the same number, 0 or another, has standard deviation 0: ask the deviation, not the values.",
+    name="nan_for_constant",
+)(
+    _selectivity_with(
+        lambda yes, no, std, acts: torch.where((acts == 0).all(0), torch.zeros_like(yes), (yes - no) / std)
+    )
 )
 selectivity.mistake(
     "The mean over *all* texts is subtracted; it contains the texts with the concept too.",
@@ -451,7 +460,7 @@ interference = lesson.exercise(
     importance=5,
     minutes=10,
     hints=(
-        "Feature j disturbs feature i only when both are active. How likely is that, if they are independent?",
+        "Only the disturbance while both i and j are active counts here. How likely is that, if they are independent?",
         "Squared overlap (W_i . W_j)^2 times p_i p_j, summed over all j other than i.",
         "`overlap = (W.T @ W).square().fill_diagonal_(0)`; `p * (overlap @ p)`.",
     ),

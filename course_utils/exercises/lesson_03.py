@@ -925,6 +925,13 @@ def _(f, draw):
     return _listed(f(D, 0.3, 5)) + " / " + _listed(f(D, 0.1, 5))
 
 
+@jumps.case("two jumps of one feature, and two features that jump together", weight=2, rule=Exact())
+def _(f, draw):
+    D = _steps(draw, {0: (15, 0.3), 1: (30, 0.3), 2: (30, -0.3)})
+    D[45:, 0] -= 0.25
+    return _listed(f(draw.lend(D), 0.15, 5))
+
+
 @jumps.mistake("Comparing neighbouring snapshots alone takes a single odd snapshot for a jump.")
 def neighbours_only(D, size, window):
     change = (D[1:] - D[:-1]).abs()
@@ -946,6 +953,26 @@ def listed_many_times(D, size, window):
 @jumps.mistake("The snapshot is counted from the window's start, so every jump is reported `window` snapshots early.")
 def reported_early(D, size, window):
     return [(t - window, i) for t, i in find_jumps(D, size, window)]
+
+
+def _largest_of_each(found, D, window, place):
+    """Of all jumps with the same `place` (0 the snapshot, 1 the feature) only the largest."""
+    largest = {}
+    for t, i in found:
+        size = float((D[t : t + window, i].mean() - D[t - window : t, i].mean()).abs())
+        if size > largest.get((t, i)[place], (0.0,))[0]:
+            largest[(t, i)[place]] = size, (t, i)
+    return [jump for _, jump in largest.values()]
+
+
+@jumps.mistake("Only the largest jump of each feature is reported; a feature may jump more than once.")
+def one_per_feature(D, size, window):
+    return _largest_of_each(find_jumps(D, size, window), D, window, 1)
+
+
+@jumps.mistake("Only the largest jump of each snapshot is reported; several features may jump at the same moment.")
+def one_per_snapshot(D, size, window):
+    return _largest_of_each(find_jumps(D, size, window), D, window, 0)
 
 
 @jumps.alternative

@@ -1262,8 +1262,13 @@ def _(f, draw):
         )
         for k, text in told.items()
     }
-    adam_kept = np.allclose(state["m"]["W_dec"][living], moments["m"]["W_dec"][living])
-    return told | {"Adam's m of living latents kept": bool(adam_kept)}
+    kept_by_adam = {
+        f"Adam's {key} of living latents kept": bool(
+            np.allclose(state[key]["W_dec"][living], moments[key]["W_dec"][living])
+        )
+        for key in ("m", "v")
+    }
+    return told | kept_by_adam | {"Adam's step": state.get("step", "missing")}
 
 
 @resample.case("what was passed in is left as it was", rule=Exact(), weight=0.5)
@@ -1349,6 +1354,7 @@ def _revive(
     forget: bool = True,
     bias: bool = True,
     encoder: bool = True,
+    clear_all_of: tuple[str, ...] = (),
 ) -> tuple[Params, AdamState]:
     """Resampling with switches for what can go wrong. Only known mistakes use it."""
     dead = np.flatnonzero(~fired.any(axis=0) if dead is None else dead(fired))
@@ -1381,6 +1387,9 @@ def _revive(
             moments["W_dec"][dead] = 0
             moments["W_enc"][:, dead] = 0
             moments["b_enc"][dead] = 0
+    for key in clear_all_of:
+        for values in {"m": m, "v": v}[key].values():
+            values[:] = 0
     if in_place:
         given[0].update(params)
         given[1]["m"], given[1]["v"] = m, v
@@ -1487,11 +1496,44 @@ def row_not_normalised(rng, params, state, x, latents, fired):
 
 
 @resample.mistake(
-    "Adam's means of the revived latents are kept: its first steps would push the new direction where the old one "
-    "was going."
+    "Adam's moments are left: what its dead predecessor did still scales (and, after a short window, pushes) the fresh "
+    "latent's first steps. Set `m` and `v` to 0 at its places in `W_enc`, `b_enc` and `W_dec`."
 )
 def adam_remembers(rng, params, state, x, latents, fired):
     return _revive(rng, params, state, x, latents, fired, forget=False)
+
+
+@resample.mistake(
+    "All of `v` is cleared, the living latents' too. The divisor of their steps is gone, and each would jump: only the "
+    "places of dead latents are to be set to 0."
+)
+def all_of_v_cleared(rng, params, state, x, latents, fired):
+    return _revive(rng, params, state, x, latents, fired, clear_all_of=("v",))
+
+
+@resample.mistake(
+    "Adam's whole memory is cleared, the living latents' too. Only the places of dead latents are to be set to 0."
+)
+def all_moments_cleared(rng, params, state, x, latents, fired):
+    return _revive(rng, params, state, x, latents, fired, clear_all_of=("m", "v"))
+
+
+@resample.mistake(
+    "The new state has no `step`, and the next `adam_step` needs it for its bias correction: "
+    '`{"step": state["step"], "m": ..., "v": ...}`.'
+)
+def step_lost(rng, params, state, x, latents, fired):
+    params, state = _revive(rng, params, state, x, latents, fired)
+    return params, {key: value for key, value in state.items() if key != "step"}
+
+
+@resample.mistake(
+    "`step` starts again at 0, but the living latents' means are those of many steps: the bias correction would make "
+    "their next steps wrong. Keep `step` as it is."
+)
+def step_reset(rng, params, state, x, latents, fired):
+    params, state = _revive(rng, params, state, x, latents, fired)
+    return params, {**state, "step": 0}
 
 
 @resample.mistake("The old bias is kept. It is usually what killed the latent: set it to 0.")

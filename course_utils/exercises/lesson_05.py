@@ -919,7 +919,8 @@ auxk = lesson.exercise(
         "they do.",
         "The target is the residual `(x - x_hat).detach()`. Only dead latents may compete: set the others' pre-activations to -inf. "
         "There may be fewer than k_aux dead ones, or none (then the loss is 0).",
-        "`k = min(k_aux, int(dead.sum()))`; `values, i = pre.masked_fill(~dead, -torch.inf).topk(k, dim=-1)`; scatter `F.relu(values)`; "
+        "`k = min(k_aux, int(dead.sum()))`; `if k == 0: return x.new_zeros(())`; "
+        "`values, i = pre.masked_fill(~dead, -torch.inf).topk(k, dim=-1)`; scatter `F.relu(values)`; "
         "`return ((x - x_hat).detach() - f @ W_dec).square().sum(-1).mean()`. No `b_dec`: a residual has no centre to add.",
     ),
 )
@@ -1126,6 +1127,14 @@ def _(cls, draw):
     return layer.threshold
 
 
+@batch_topk.case("the threshold after a batch with few positive numbers")
+def _(cls, draw):
+    layer = cls(6, rate=0.5)
+    layer(draw.normal(10, 16, mean=1.0))
+    layer(draw.normal(10, 16, mean=-1.3))  # fewer than 6 x 10 are positive: the k x batch largest end in zeros
+    return layer.threshold
+
+
 @batch_topk.case("inference: one sample at a time, after training", weight=2)
 def _(cls, draw):
     layer = cls(3, rate=0.5)
@@ -1165,6 +1174,21 @@ class per_row(_BatchTopK):
         with torch.no_grad():
             self.follow(f[f > 0].min())
         return f
+
+
+@batch_topk.mistake(
+    "The threshold follows the last of the k x batch values. Where the batch holds fewer positive numbers that is 0 and no latent: "
+    "take the smallest *positive* one, `f[f > 0].min()`."
+)
+class last_of_the_largest(_BatchTopK):
+    def forward(self, pre):
+        if not self.training:
+            return pre * (pre > self.threshold)
+        positive = F.relu(pre)
+        values, indices = positive.flatten().topk(self.k * pre.shape[0])
+        with torch.no_grad():
+            self.follow(values[-1])
+        return torch.zeros_like(positive).flatten().scatter(0, indices, values).view_as(pre)
 
 
 @batch_topk.mistake("Only k latents are kept in the whole batch. It is k per sample *on average*: k x batch.")
@@ -1825,7 +1849,9 @@ resampling = lesson.exercise(
         "the living columns. Bias: 0. Then set Adam's `exp_avg` and `exp_avg_sq` to 0 at these places.",
         "`alive = fired.any(0)`; `weight = (x - sae(x)[0]).square().sum(-1) ** 2`; `u = F.normalize(x[picked] - sae.b_dec, dim=1)`; "
         "`sae.W_dec[dead] = u`; `sae.W_enc[:, dead] = 0.2 * sae.W_enc[:, alive].norm(dim=0).mean() * u.T`; `sae.b_enc[dead] = 0`; "
-        "`optimizer.state[sae.W_enc]['exp_avg'][:, dead] = 0`, and so on, all under `torch.no_grad()`.",
+        "`if 'exp_avg' in optimizer.state[sae.W_enc]:` (Adam has no memory before its first step) set "
+        "`optimizer.state[sae.W_enc][key][:, dead] = 0`, and `[dead]` for `W_dec` and `b_enc`, for both keys. All under "
+        "`torch.no_grad()`.",
     ),
 )
 
@@ -1986,8 +2012,8 @@ def _resampling_mistake(explanation, name, **parts):
 
 
 _resampling_mistake(
-    "Adam's moments are left: the fresh latent is pushed at once by what its dead predecessor did. Set `exp_avg` and `exp_avg_sq` to 0 "
-    "at its places.",
+    "Adam's moments are left: what its dead predecessor did still scales (and, after a short window, pushes) the fresh latent's first "
+    "steps. Set `exp_avg` and `exp_avg_sq` to 0 at its places.",
     "moments_left",
     keep_moments=True,
 )
@@ -2330,7 +2356,26 @@ def _(f, draw):
     return (sae.b_enc.detach() - before).abs() / 0.05
 
 
-def _train_with(pick=None, zero=True, step=True, normalise=True, parameters=None, optimizer=torch.optim.Adam, out=None):
+@train.case("one Adam for all steps: it remembers earlier gradients", rule=Between(1.5, 4))
+def _(f, draw):
+    # the slope is 1, -3, 1, -3 ... and turns round after each step, however often the loss is asked for. A new optimizer sees the
+    # sign alone: its ten steps cancel (0.00 lr). One that remembers follows the mean slope: 2.62 lr (betas=(0.9, 0.99): 2.62 too).
+    sae, (_, x) = _coder(draw, 4, 8), _truth(draw)
+    before = sae.b_enc.detach().clone()
+    places = [before]
+
+    def objective(model, batch):
+        if not torch.equal(model.b_enc.detach(), places[-1]):
+            places.append(model.b_enc.detach().clone())
+        return model.b_enc.sum() * (1 if len(places) % 2 else -3) + 0 * model.W_dec.sum()
+
+    f(sae, x, objective, 10, 32, 0.05)
+    return (sae.b_enc.detach() - before).abs().mean() / 0.05
+
+
+def _train_with(
+    pick=None, zero=True, step=True, normalise=True, parameters=None, optimizer=torch.optim.Adam, out=None, anew=False
+):
     """The training loop with one part replaced: for the mistakes below."""
 
     def train(sae, activations, loss_fn, steps, batch_size, lr):
@@ -2339,6 +2384,8 @@ def _train_with(pick=None, zero=True, step=True, normalise=True, parameters=None
         losses = []
         fixed = torch.randint(len(activations), (batch_size,))
         for i in range(steps):
+            if anew:
+                opt = optimizer(chosen, lr=lr)
             rows = (
                 torch.randint(len(activations), (batch_size,))
                 if pick is None
@@ -2400,6 +2447,12 @@ _train_mistake(
     parameters=lambda sae: [sae.W_enc, sae.W_dec],
 )
 _train_mistake("Plain gradient descent is used; the exercise asks for Adam.", "plain_sgd", optimizer=torch.optim.SGD)
+_train_mistake(
+    "A new Adam is made in each step: it remembers no earlier gradient, so it has neither momentum nor a scale for the step. Make "
+    "one before the loop.",
+    "new_adam_each_step",
+    anew=True,
+)
 _train_mistake(
     "Only the last loss is returned: return one for each step.",
     "last_loss_only",
@@ -2638,6 +2691,8 @@ def _(f, draw):
     latents, parent, child = _hierarchy_problem(draw)
     latents = latents.clone()
     latents[:, 2] = parent.float()
+    # latent 1 is the perfect detector of the parent *alone*, and silent at every child: the more absorbed, the better it would look
+    latents[:, 1] = (parent & ~child).float()
     return [float(value) for value in f(latents, parent, child)]
 
 
@@ -2669,6 +2724,14 @@ _absorption_mistake(
     "chosen_by_precision",
     choose=lambda f, on, parent, child: (
         (on & parent[:, None]).sum(0) / on.sum(0) + 1e-6 * (f.shape[1] - torch.arange(f.shape[1]))
+    ),
+)
+_absorption_mistake(
+    "F1 is taken against the parent *alone*: that rewards a latent for being silent at the child, the very thing to be measured. "
+    "Take it against `parent`.",
+    "f1_against_the_parent_alone",
+    choose=lambda f, on, parent, child: (
+        2 * (on & (parent & ~child)[:, None]).sum(0) / (on.sum(0) + (parent & ~child).sum())
     ),
 )
 _absorption_mistake(

@@ -648,6 +648,12 @@ def _(f, draw):
     return {"drawn from": "elsewhere" if start == str(draw.rng.bit_generator.state) else "rng"}
 
 
+@interval.case("with `resamples` = 1 both ends are that one mean", rule=Exact())
+def _(f, draw):
+    _, low, high = f(*_scores(draw, 12), 2, 1, draw.rng)
+    return {"ends": "one point" if abs(float(high) - float(low)) < 1e-6 else "apart"}
+
+
 @interval.case("scores that all rise together change no odds", rule=Close(atol=1e-4))
 def _(f, draw):
     before, _ = _scores(draw, 12)
@@ -744,6 +750,12 @@ interval.mistake(
         draw=lambda a, b, m, rng: (b - a)[np.random.default_rng(0).integers(len(a), size=(m, len(a)))].mean(axis=1)
     )
 )
+
+
+interval.mistake(
+    "`resamples` is not used: draw as many times as it says.",
+    name="resamples_ignored",
+)(_interval_with(draw=lambda a, b, m, rng: (b - a)[rng.integers(len(a), size=(10_000, len(a)))].mean(axis=1)))
 
 
 @interval.mistake(

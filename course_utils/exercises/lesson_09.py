@@ -563,7 +563,7 @@ report = lesson.exercise(
         "`samples[rng.choice(len(samples), len(dictionary), replace=False)]`.",
     ),
 )
-_REPORT = {"recovered": Close(rtol=0, atol=1e-6), "*": Close(rtol=0, atol=0.1)}
+_REPORT = {"recovered": Close(rtol=0, atol=1e-6), "*": Close(rtol=0, atol=0.06)}
 # these two are about `recovered`; the chance of a single dictionary varies much there, and the other cases judge chance
 _RARE_CHANCE = {"recovered": Close(rtol=0, atol=1e-6), "*": Close(rtol=0, atol=0.65)}
 
@@ -590,34 +590,43 @@ def _reported(found):
 _CHANCES = ("chance_random", "chance_data")
 
 
+_CALLS, _FEW = 4, 24
+
+
 def _averaged(planted):
-    """Judge two calls on the same inputs: a mean over many dictionaries is hardly ever a whole number of features, twice."""
+    """Judge several calls, each on inputs of its own: chance over m dictionaries is a whole number of 1/m features every time."""
 
     def measure(values, draw):
-        rows, truth, samples = planted(draw)
-        n = len(truth)
-        found = {name: [float(values[f"{call}.{name}"]) for call in ("0", "1")] for name in ("recovered", *_CHANCES)}
-        means = {name: float(np.mean(pair)) for name, pair in found.items()}
+        sets = [planted(draw) for _ in range(_CALLS)]
+        n = len(sets[0][1])
+        found = {name: [float(values[f"{call}.{name}"]) for call in range(_CALLS)] for name in ("recovered", *_CHANCES)}
+        means = {name: float(np.mean(said)) for name, said in found.items()}
         counts = n * np.array([found[name] for name in _CHANCES])
-        if not np.isfinite(counts).all() or (abs(counts - counts.round()) > 1e-3).any() or not counts.any():
+        if not np.isfinite(counts).all() or not counts.any():
             return _told(**means)
+        few = next((m for m in range(1, _FEW + 1) if (abs(m * counts - (m * counts).round()) < 1e-3).all()), 0)
+        if not few:
+            return _told(**means)
+        blank = {**means, **dict.fromkeys(_CHANCES, 0.0)}
+        if few > 1:
+            text = f"each chance is a multiple of 1/{few} of a feature, as with {few} dictionaries; asked is a mean over at least 50."
+            return _told(text, "few dictionaries", **blank)
         right = [
-            [numpy_sae.match_features(some, truth).count(0.9) for _ in range(40)
+            [numpy_sae.match_features(some, truth).count(0.9) for rows, truth, samples in sets for _ in range(10)
              for some in (samples[draw.rng.choice(len(samples), len(rows), replace=False)] if data
                           else draw.rng.normal(size=rows.shape),)]
             for data in (False, True)
         ]  # fmt: skip
         above = sum((mine.mean() - np.mean(luck)) / max(np.std(luck), 0.3) for mine, luck in zip(counts, right))
         text = f"chance is a whole number of features ({_brief(counts[:, 0])} of {n}), which a mean over 50 dictionaries hardly is."
-        blank = dict.fromkeys(_CHANCES, 0.0)
-        return _told(text, "best of many" if above > 3 else "one dictionary", **{**means, **blank})
+        return _told(text, "best of many" if above > 3 else "one dictionary", **blank)
 
     return measure
 
 
-def _reported_twice(f, draw, planted):
-    lent, seeds = _lend(draw, *planted(draw)), draw.rng.integers(10**6, size=2)
-    return [_reported(f(*lent, int(seed))) for seed in seeds]
+def _reported_often(f, draw, planted):
+    lent = [_lend(draw, *planted(draw)) for _ in range(_CALLS)]
+    return [_reported(f(*inputs, int(draw.rng.integers(10**6)))) for inputs in lent]
 
 
 def _of_other_lengths(draw: Draw):
@@ -627,12 +636,12 @@ def _of_other_lengths(draw: Draw):
 
 @report.case("some features recovered, some not", weight=2, rule=_TOLD | _REPORT, measure=_averaged(_planted))
 def _(f, draw):
-    return _reported_twice(f, draw, _planted)
+    return _reported_often(f, draw, _planted)
 
 
 @report.case("latents of different lengths", weight=1, rule=_TOLD | _REPORT, measure=_averaged(_of_other_lengths))
 def _(f, draw):
-    return _reported_twice(f, draw, _of_other_lengths)
+    return _reported_often(f, draw, _of_other_lengths)
 
 
 @report.case("latents that point the other way", weight=1, rule=_RARE_CHANCE)
@@ -702,6 +711,10 @@ report.mistake(
     name="one_dictionary",
 )(_report_with(draws=1))
 report.mistake(
+    "Chance is a mean over a handful of dictionaries: take at least 50 of each kind, or it is a matter of luck.",
+    name="few_dictionaries",
+)(_report_with(draws=5))
+report.mistake(
     "Chance is the best of your random dictionaries: asked is their mean, which one dictionary may expect.",
     name="maximum_of_chance",
 )(_report_with(over=np.max))
@@ -721,55 +734,55 @@ _REFERENCE: list[dict] = [
         "latent": 2701,
         "explanation": "The word file in any spelling, alone or inside names such as filename, and its Chinese translation.",
         "pattern": r"(?i)(file\w{0,6}|文件|datei\w*|fichiers?|archivos?|ficheiros?)$",
-        "score": 1.0,
-        "promotes": [16981, 18403, 817, 6167, 35307],
-        "support": 0.9,
-        "control": -0.2,
+        "score": 0.96,
+        "promotes": [16981, 46071, 13594, 35307, 23643],
+        "support": 1.04,
+        "control": -0.15,
     },
     {
         "latent": 4226,
         "explanation": "The characters that open a comment in code, whatever the programming language.",
         "pattern": r"(//+|#+|--+|/\*+)$",
-        "score": 0.99,
-        "promotes": [30695, 19774, 2686, 48667, 39378],
-        "support": 0.8,
-        "control": -0.03,
-    },
-    {
-        "latent": 4363,
-        "explanation": "Feminine pronouns: she, her, herself.",
-        "pattern": r"(?i)\b(she|her|herself|hers)$",
-        "score": 0.94,
-        "promotes": [21510, 7608, 19463, 3986, 16015],
-        "support": 0.78,
-        "control": -0.1,
+        "score": 0.97,
+        "promotes": [23980, 30695, 2686, 23922, 47244],
+        "support": 1.06,
+        "control": -0.07,
     },
     {
         "latent": 3241,
         "explanation": "A single space after which a number has to come.",
         "pattern": r"\S $",
+        "score": 0.96,
+        "promotes": [32192, 5980, 6659, 609, 4522],
+        "support": 1.19,
+        "control": -0.19,
+    },
+    {
+        "latent": 1579,
+        "explanation": "Masculine pronouns: he, his, him, himself.",
+        "pattern": r"(?i)\b(he|his|him|himself)$",
+        "score": 0.96,
+        "promotes": [31, 29313, 21429, 31194, 8877],
+        "support": 0.98,
+        "control": -0.08,
+    },
+    {
+        "latent": 2260,
+        "explanation": "Words for being inside: in, into, within, and dans in French.",
+        "pattern": r"(?i)\b(in|into|within|dans)$",
+        "score": 0.99,
+        "promotes": [13377, 30153, 47116, 7438, 40930],
+        "support": 2.39,
+        "control": -0.11,
+    },
+    {
+        "latent": 1399,
+        "explanation": "Words of denial: not, no, cannot and the ending n't.",
+        "pattern": r"(?i)(\b(not|no|cannot|nicht|non)|'t)$",
         "score": 1.0,
-        "promotes": [147, 145, 48609, 4673, 10283],
-        "support": 1.1,
-        "control": -0.15,
-    },
-    {
-        "latent": 3276,
-        "explanation": "The prefix un- at the beginning of a word or name, in prose and in code.",
-        "pattern": r"(?i)(^|[^a-z])un\w{0,5}$",
-        "score": 0.87,
-        "promotes": [43476, 39017, 19900, 6859, 21780],
-        "support": 0.57,
-        "control": 0.05,
-    },
-    {
-        "latent": 4570,
-        "explanation": "Something other than what was named: other, another, else, the rest, also in other languages.",
-        "pattern": r"(?i)(\b(others?|another|else|rest|otros?|otras?|autres?|altr[ioae]|andere\w*)|其他|他)$",
-        "score": 0.81,
-        "promotes": [670, 14487, 7386, 4381, 3723],
-        "support": 0.46,
-        "control": -0.1,
+        "promotes": [805, 8979, 48788, 44339, 6906],
+        "support": 0.71,
+        "control": 0.003,
     },
 ]
 
@@ -1253,7 +1266,9 @@ def _plain_result(found):
     return {name: np.asarray(found[name], dtype=float) for name in ("first", "second", "difference", "low", "high")}
 
 
-_M = 16
+_M = {"early": 16, "late": 12, "middle": 14}
+"""Latents of each group: groups of different sizes cannot be drawn as pairs."""
+_PAIRS = (("early", "late"), ("late", "early"), ("middle", "early"))
 
 
 def _interval_kind(calls):
@@ -1266,7 +1281,7 @@ def _interval_kind(calls):
         for first, second, _, low, high, right in calls:
             rng = np.random.default_rng(1)
             parts = [
-                rng.choice(part, (2000, _M)).mean(axis=1) if again else part.mean()
+                rng.choice(part, (4000, len(part))).mean(axis=1) if again else part.mean()
                 for part, again in ((first, draw_first), (second, draw_second))
             ]
             ends = np.quantile(parts[1] - parts[0], [(1 - level) / 2, (1 + level) / 2])
@@ -1275,25 +1290,29 @@ def _interval_kind(calls):
 
     known = {
         "90%": off(0.9, True, True),
+        "99%": off(0.99, True, True),
         "only the first drawn": off(0.95, True, False),
         "only the second drawn": off(0.95, False, True),
     }
     nearest = min(known, key=lambda name: known[name])
     if known[nearest] < 0.08:
-        return nearest if nearest == "90%" else "one group drawn"
+        return nearest if nearest.endswith("%") else "one group drawn"
     ratio = np.mean([(high - low) / (right["high"] - right["low"]) for *_, low, high, right in calls])
     return "narrow" if ratio < 0.6 else "wide" if ratio > 1.5 else "other interval"
 
 
 def _stated(values, draw):
     calls = []
-    for call in ("0.", "1.", "2."):
+    for call, pair in zip(("0.", "1.", "2."), _PAIRS):
         first, second = (np.atleast_1d(np.asarray(values[call + name], dtype=float)) for name in ("first", "second"))
         if first.size == second.size == 1:
             return _told("`first` and `second` are single numbers; one for each latent is asked for.", "one number")
-        if first.shape != (_M,) or second.shape != (_M,):
+        sizes = [_M[alias] for alias in pair]
+        if [first.shape, second.shape] != [(size,) for size in sizes]:
             shapes = f"`first` has shape {list(first.shape)}, `second` {list(second.shape)}"
-            return _told(f"{shapes}; one value for each of the {_M} latents is asked for.", "shape")
+            return _told(
+                f"{shapes}; one value for each of the {sizes[0]} and {sizes[1]} latents is asked for.", "shape"
+            )
         said, low, high = (float(np.squeeze(values[call + name])) for name in ("difference", "low", "high"))
         for name, numbers in (("first", first), ("second", second), ("difference, low or high", [said, low, high])):
             if not np.isfinite(numbers).all():
@@ -1323,7 +1342,7 @@ def _stated(values, draw):
         for (*_, low, high, right), width in zip(calls, widths)
     )
     ratio = np.mean([(high - low) / width for (*_, low, high, _), width in zip(calls, widths)])
-    if gap <= 0.25 and 0.9 <= ratio <= 1.5:
+    if gap <= 0.15 and 0.9 <= ratio <= 1.15:
         return _told()
     given, found = f"[{low:.3g}, {high:.3g}]", f"[{right['low']:.3g}, {right['high']:.3g}]"
     return _told(
@@ -1336,9 +1355,8 @@ def _stated(values, draw):
     "the difference and its interval follow from the values", weight=2, rule=_TOLD, measure=_stated, essential=True
 )
 def _(f, draw):
-    groups = {alias: _group(draw, alias, _M) for alias in ("early", "late", "middle")}
-    pairs = (("early", "late"), ("late", "early"), ("middle", "early"))
-    return [_plain_result(f(groups[a], groups[b], int(draw.rng.integers(10**6)))) for a, b in pairs]
+    groups = {alias: _group(draw, alias, m) for alias, m in _M.items()}
+    return [_plain_result(f(groups[a], groups[b], int(draw.rng.integers(10**6)))) for a, b in _PAIRS]
 
 
 def _equivariant(values, draw):
@@ -1402,13 +1420,12 @@ def first_minus_second(first, second, seed):
 )
 def one_number_a_layer(first, second, seed):
     found = compare_token_shares(first, second, seed)
-    return _difference(
-        np.full(16, found["first"].mean()), np.full(16, found["second"].mean()), np.random.default_rng(0)
-    )
+    layers = [np.full_like(found[name], found[name].mean()) for name in ("first", "second")]
+    return _difference(*layers, np.random.default_rng(0))
 
 
 @comparison.mistake(
-    "The interval comes from tokens or from far too many draws: with 16 latents it cannot be this narrow. The unit is the latent."
+    "The interval comes from tokens or from far too many draws: with so few latents it cannot be this narrow. The unit is the latent."
 )
 def interval_too_narrow(first, second, seed):
     found = compare_token_shares(first, second, seed)
@@ -1428,17 +1445,40 @@ def ends_exchanged(first, second, seed):
 )
 def one_group_drawn(first, second, seed):
     found = compare_token_shares(first, second, seed)
-    means = np.random.default_rng(seed).choice(found["second"], (1000, _M)).mean(axis=1)
+    means = np.random.default_rng(seed).choice(found["second"], (1000, len(found["second"]))).mean(axis=1)
     low, high = np.quantile(means - found["first"].mean(), [0.025, 0.975])
     return {**found, "low": low, "high": high}
 
 
-@comparison.mistake("This is the interval of 90%; asked is that of 95%, from the 2.5% to the 97.5% quantile.")
-def interval_of_90(first, second, seed):
+def _interval_of(level):
+    def made(first, second, seed):
+        found = compare_token_shares(first, second, seed)
+        rng = np.random.default_rng(seed)
+        parts = [found[name] for name in ("first", "second")]
+        means = [rng.choice(part, (1000, len(part))).mean(axis=1) for part in parts]
+        low, high = np.quantile(means[1] - means[0], [(1 - level) / 2, (1 + level) / 2])
+        return {**found, "low": low, "high": high}
+
+    return made
+
+
+comparison.mistake(
+    "This is the interval of 90%; asked is that of 95%, from the 2.5% to the 97.5% quantile.", name="interval_of_90"
+)(_interval_of(0.9))
+comparison.mistake(
+    "The interval is wider than that of 95%, nearer to that of 99%: asked is from the 2.5% to the 97.5% quantile.",
+    name="interval_of_99",
+)(_interval_of(0.99))
+
+
+@comparison.mistake(
+    "The same row numbers are drawn for both groups, as if the latents were pairs. They are not, and groups may differ in size: "
+    "draw each group by itself."
+)
+def drawn_as_pairs(first, second, seed):
     found = compare_token_shares(first, second, seed)
-    rng = np.random.default_rng(seed)
-    means = [rng.choice(found[name], (1000, _M)).mean(axis=1) for name in ("first", "second")]
-    low, high = np.quantile(means[1] - means[0], [0.05, 0.95])
+    rows = np.random.default_rng(seed).integers(len(found["first"]), size=(1000, len(found["first"])))
+    low, high = np.quantile(found["second"][rows].mean(axis=1) - found["first"][rows].mean(axis=1), [0.025, 0.975])
     return {**found, "low": low, "high": high}
 
 
@@ -1446,7 +1486,8 @@ def interval_of_90(first, second, seed):
 def medians_for_means(first, second, seed):
     found = compare_token_shares(first, second, seed)
     rng = np.random.default_rng(seed)
-    middles = [np.median(rng.choice(found[name], (1000, _M)), axis=1) for name in ("first", "second")]
+    parts = [found[name] for name in ("first", "second")]
+    middles = [np.median(rng.choice(part, (1000, len(part))), axis=1) for part in parts]
     low, high = np.quantile(middles[1] - middles[0], [0.025, 0.975])
     return {**found, "difference": np.median(found["second"]) - np.median(found["first"]), "low": low, "high": high}
 

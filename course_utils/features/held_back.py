@@ -1,8 +1,9 @@
 """Text held back for checking portfolios: where latents fire on it and what removing them does, so that claims can be re-measured.
 
-The check of lesson 09 must not load a language model. So this file's asset holds, for about 20,000 tokens of held-out text that
-no lesson shows, the places where each latent of the three shipped SAEs fires strongly, and for latents of the middle SAE what
-removing them there does to the next token's log-probabilities. `python -m course_utils.assets.build_evidence` makes it.
+The check of lesson 09 must not load a language model. So this file's asset holds, for about 20,000 tokens of held-out text on
+which no lesson shows a latent, the places where each latent of the three shipped SAEs fires strongly, and for latents of the
+middle SAE what removing them there does to the next token's log-probabilities. `python -m course_utils.assets.build_evidence`
+makes it.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from course_utils.features.stream import activations_at, counted_positions
+from course_utils.sae.sparse import row_topk
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,13 @@ def _histogram(values: Float[Tensor, " n"], bins: int) -> Int[Tensor, " bins"]:
     return values.histc(bins).long()
 
 
+def _largest(effects: Float[Tensor, "latents d_vocab"], k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, largest first, by the search in groups that training uses: a fifth of the time of `topk`."""
+    values, indices = row_topk(effects, k)
+    values, order = values.sort(dim=-1, descending=True)
+    return values, indices.gather(-1, order)
+
+
 @torch.no_grad()
 def logit_effects(
     model: Any,
@@ -145,11 +153,12 @@ def logit_effects(
         directions = sae.W_dec.detach().float()[chosen[start : start + chunk].to(sae.W_dec.device)]
         effects = (directions @ norm.matrix.to(directions)) @ unembed
         effects -= effects.mean(-1, keepdim=True)
-        top, bottom = effects.topk(k), effects.topk(k, largest=False)
+        top, bottom = _largest(effects, k), _largest(-effects, k)
         low, high = effects.amin(-1), effects.amax(-1)
         counts = torch.stack([_histogram(row, bins) for row in effects])
         edges = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, bins + 1, device=effects.device)
-        parts.append((top.indices, top.values, bottom.indices, bottom.values, counts, edges, effects.std(-1)))
+        deviation = torch.linalg.vector_norm(effects, dim=-1) / (effects.shape[-1] - 1) ** 0.5  # their mean is 0
+        parts.append((top[1], top[0], bottom[1], -bottom[0], counts, edges, deviation))
     names = ("top_tokens", "top_values", "bottom_tokens", "bottom_values", "histogram", "edges", "deviation")
     joined = {name: torch.cat(column).cpu() for name, column in zip(names, zip(*parts, strict=True), strict=True)}
     return LogitEffects(latents=chosen, measured=norm.measured, **joined)

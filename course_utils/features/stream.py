@@ -132,11 +132,30 @@ def latent_stream(
         counted = counted_positions(activations, skip_first, max_norm_ratio)
         if bos is not None:  # it also stands between two documents that share a sequence
             counted &= (batch != bos).to(counted.device)
-        acts = sae.encode(activations)
-        if columns is not None:
-            acts = acts[..., columns.to(acts.device)]
+        acts = encode_some(sae, activations, columns)
         acts = torch.where(counted[..., None], acts, acts.new_zeros(()))
         yield LatentBatch(batch, acts, counted, start)
+
+
+def encode_some(
+    sae: Any, activations: Float[Tensor, "batch context d"], columns: Int[Tensor, " latents"] | None
+) -> Float[Tensor, "batch context latents"]:
+    """The latents `columns` (all by default), in that order.
+
+    An autoencoder of the TopK family has few active latents a token, so only those are looked at: a dense matrix of all
+    4,608 takes three times as long as their pre-activations.
+    """
+    if columns is None or not hasattr(sae, "inference_selectors"):
+        acts = sae.encode(activations)
+        return acts if columns is None else acts[..., columns.to(acts.device)]
+    found = sae.encode_sparse(activations.flatten(0, -2))
+    column_of = torch.full((found.d_sae,), -1, device=found.indices.device)
+    column_of[columns.to(column_of.device)] = torch.arange(len(columns), device=column_of.device)
+    column = column_of[found.indices]
+    wanted = column >= 0
+    acts = found.values.new_zeros(found.batch, len(columns))
+    acts[found.rows()[wanted], column[wanted]] = found.values[wanted]
+    return acts.view(*activations.shape[:-1], len(columns))
 
 
 def tokenise(model: Any, text: str, max_tokens: int | None = None) -> Int[Tensor, "1 context"]:

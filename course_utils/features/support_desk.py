@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -77,13 +76,6 @@ def topic_tokens(tokenizer: Any) -> list[list[int]]:
     return [[tokenizer(word, add_special_tokens=False).input_ids[0] for word in WORDS[topic]] for topic in TOPICS]
 
 
-def topic_log_odds(logits: Float[Tensor, "messages vocab"], words: list[list[int]]) -> Float[Tensor, "messages topics"]:
-    """Log-odds of each topic's words against the words of the other topics together."""
-    chosen = torch.stack([logits[:, group].logsumexp(dim=1) for group in words], dim=1)
-    others = [torch.cat([chosen[:, :i], chosen[:, i + 1 :]], dim=1).logsumexp(dim=1) for i in range(len(words))]
-    return chosen - torch.stack(others, dim=1)
-
-
 @torch.no_grad()
 def read_messages(
     model: Any, messages: TopicMessages, hook_name: str, batch_size: int = 24
@@ -116,12 +108,3 @@ def message_latents(
     """Each latent's largest activation inside each message."""
     rows = [sae.encode(row[keep]).amax(dim=0) for row, keep in zip(x, messages.in_message)]
     return torch.stack(rows).detach()
-
-
-def bootstrap_mean(values: Any, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """(mean, 2.5% point, 97.5% point) of the mean over resampled units (Efron 1979). Percentile interval."""
-    values = np.asarray(values, dtype=float)
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)

@@ -15,7 +15,7 @@ import os
 import re
 import signal as signals
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -284,7 +284,8 @@ class SubmissionRun:
         }
         if tasks:  # listed, so that nobody takes the score for the whole; their points are not in it
             result["hand_graded"] = [{"id": t.id, "title": t.title, "max_score": t.points} for t in tasks]
-        return {"result": result, "answers": self._answers(), "key": self.course.key_for(self.parsed.digest)}
+        record = {"result": result, "answers": self._answers(), "key": self.course.key_for(self.parsed.digest)}
+        return {**record, "unreadable": bool(self.refused)}
 
     def _verdict(self, exercise: Any) -> Verdict:
         if self.refused:
@@ -396,6 +397,18 @@ def _sentence(text: str) -> str:
 # -- the exercises -------------------------------------------------------------------------------------------------
 
 
+def known_lessons(wanted: Iterable[str], numbers: Collection[str]) -> tuple[str, ...]:
+    """The numbers asked for, as the registry writes them: `2` is `02`.
+
+    Errors:
+        ValueError: a number that the registry does not have; the message lists those it has.
+    """
+    found = {number: number if number in numbers else number.zfill(2) for number in wanted}
+    if unknown := [number for number, known in found.items() if known not in numbers]:
+        raise ValueError(f"there is no lesson {', '.join(map(repr, unknown))}; there are: {', '.join(numbers)}")
+    return tuple(dict.fromkeys(found.values()))
+
+
 class Course:
     """The registry in use, with what the trusted side knows about each lesson."""
 
@@ -403,6 +416,7 @@ class Course:
         self.settings, self.seed = settings, seed
         self.registry: ModuleType = importlib.import_module(settings.registry)
         self.numbers: list[str] = list(self.registry.lesson_numbers())
+        self.asked = known_lessons(settings.lessons, self.numbers)
         self._version = ""
 
     @functools.cache  # noqa: B019  one Course a run
@@ -426,8 +440,8 @@ class Course:
         return int.from_bytes(hashlib.sha256(f"{self.seed}:{exercise_id}".encode()).digest()[:4], "big")
 
     def lessons_of(self, parsed: Parsed, submission: Submission) -> list[str]:
-        if self.settings.lessons:
-            return list(self.settings.lessons)
+        if self.asked:
+            return list(self.asked)
         marked = {c.exercise.split(".")[0] for c in parsed.cells if c.exercise} & set(self.numbers)
         if marked:
             return sorted(marked)
@@ -500,8 +514,6 @@ def needed_lessons(found: list[Submission], course: Course) -> dict[str, str]:
 
 # -- many submissions ----------------------------------------------------------------------------------------------
 
-Stream = Callable[[list[Submission], Course], Iterator[tuple[Submission, dict[str, Any]]]]
-
 
 class LocalGrader:
     """Grades on this machine, several submissions at a time."""
@@ -514,9 +526,9 @@ class LocalGrader:
     def __call__(self, found: list[Submission], course: Course) -> Iterator[tuple[Submission, dict[str, Any]]]:
         """Records in the order in which they are ready."""
         glance = needed_lessons(found, course)
-        clear = all(glance.values()) or self.settings.lessons
+        clear = all(glance.values()) or course.asked
         numbers = (
-            sorted({n for text in glance.values() for n in text.split()} | set(self.settings.lessons))
+            sorted({n for text in glance.values() for n in text.split()} | set(course.asked))
             if clear
             else course.numbers
         )
@@ -649,4 +661,14 @@ def _report(found: list[Submission], records: dict[str, dict[str, Any]], stream:
     return Report(" / ".join(isolations) or "none", ordered, list(stream.notes), pairs)
 
 
-__all__ = ["Course", "IsolationError", "LocalGrader", "Report", "Settings", "SubmissionRun", "grade", "needed_lessons"]
+__all__ = [
+    "Course",
+    "IsolationError",
+    "LocalGrader",
+    "Report",
+    "Settings",
+    "SubmissionRun",
+    "grade",
+    "known_lessons",
+    "needed_lessons",
+]

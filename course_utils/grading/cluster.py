@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import socket
 import tempfile
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from course_utils.grading import submissions
 from course_utils.grading.batch import (
@@ -28,6 +30,27 @@ AHEAD = 4
 """Tasks handed out for each worker thread; the rest wait here, so that neither scheduler nor workers fill up."""
 MAX_TRIES = 3
 POLL_SECONDS = 0.02
+SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
+"""How Dask talks to other machines."""
+
+
+def check_address(address: str) -> None:
+    """Whether an address can be a scheduler's. Dask's client would try a mistyped one again and again for a minute.
+
+    Errors:
+        ValueError: it has another form than `tcp://10.0.0.5:8786`, or no machine has that name.
+    """
+    try:
+        parts = urlsplit(address if "://" in address else f"tcp://{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or not port or parts.scheme not in SCHEMES:
+        raise ValueError(f"{address!r} is no scheduler's address: they look like tcp://10.0.0.5:8786")
+    try:
+        socket.getaddrinfo(host, port)
+    except (OSError, UnicodeError):
+        raise ValueError(f"no machine is called {host!r}: where does the scheduler {address} run?") from None
 
 
 class ClusterGrader:
@@ -44,9 +67,9 @@ class ClusterGrader:
 
         settings = replace(self.settings, seed=course.seed)
         glance = needed_lessons(found, course)
-        clear = all(glance.values()) or settings.lessons
+        clear = all(glance.values()) or course.asked
         numbers = (
-            sorted({n for text in glance.values() for n in text.split()} | set(settings.lessons))
+            sorted({n for text in glance.values() for n in text.split()} | set(course.asked))
             if clear
             else course.numbers
         )

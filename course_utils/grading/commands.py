@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import sys
 import tempfile
@@ -12,6 +14,10 @@ import click
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
+MAX_TIMEOUT = 86_400.0
+BELOW, NOT_GRADED = 3, 4
+"""Exit statuses; 1 and 2 are click's own, for what cannot be done and for wrong options."""
+REPORTS = ("json_file", "csv_file", "gradescope_file", "junit_file", "html_folder", "gradebook_file")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,8 +35,16 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     type=FILE,
     help="Write scores into nbgrader's gradebook.db, notebooks to autograded/ beside it.",
 )
-@click.option("--jobs", default=0, help="Submissions at a time; one a processor by default.")
-@click.option("--timeout", default=300.0, show_default=True, help="Seconds for one submission.")
+@click.option(
+    "--jobs", type=click.IntRange(min=0), default=0, help="Submissions at a time; 0, the default: one a processor."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True, max=MAX_TIMEOUT),
+    default=300.0,
+    show_default=True,
+    help="Seconds for one submission.",
+)
 @click.option(
     "--lesson",
     "lessons",
@@ -71,10 +85,12 @@ def grade(paths: tuple[Path, ...], **options: Any) -> None:
 
     Learner code runs isolated and never decides its own score. A notebook's check() is feedback; this is the grade.
 
-    Ends with status 0 when everything was graded, 1 when grading was not possible, 3 when --fail-under was not reached.
+    Ends with status 0 when everything was graded; 1 when grading was not possible or a report could not be written; 3 when
+    --fail-under was not reached; 4 when a file could not be read or answers no exercise (the others are graded all the same).
     """
     from course_utils.grading import batch, reports, state, submissions
 
+    options["lessons"] = _checked(options)
     with tempfile.TemporaryDirectory(prefix="course-grade-zip-") as unpacked:
         try:
             found = submissions.find(paths, Path(unpacked))
@@ -84,12 +100,14 @@ def grade(paths: tuple[Path, ...], **options: Any) -> None:
             raise click.ClickException("no notebook, script or zip file found there")
         try:
             report = _run(found, options)
-        except (state.StateError, batch.IsolationError, ConnectionError, KeyError) as error:
+        except (state.StateError, batch.IsolationError, OSError) as error:
+            raise click.ClickException(str(error)) from None
+        except KeyError as error:
             raise click.ClickException(str(error.args[0] if error.args else error)) from None
         except KeyboardInterrupt:
             again = f"; --resume {options['resume_folder']} goes on from here" if options["resume_folder"] else ""
             raise click.ClickException(f"stopped{again}") from None
-        _write(report, options)
+        unwritten = _write(report, options)
     if not options["quiet"]:
         from rich.console import Console
 
@@ -97,9 +115,64 @@ def grade(paths: tuple[Path, ...], **options: Any) -> None:
         click.echo(reports.summary(report))
         for note in report.notes:
             click.echo(f"note: {note}")
-    if under := [r["id"] for r in report.results if 100 * r["score"] < options["fail_under"] * r["max_score"]]:
-        click.echo(f"less than {options['fail_under']:g}% of the points: {', '.join(under)}", err=True)
-        raise SystemExit(3)
+    if unwritten:
+        raise click.ClickException("\n".join(unwritten))
+    raise SystemExit(_status(report, options["fail_under"]))
+
+
+def _status(report: Any, fail_under: float) -> int:
+    """The exit status that the results ask for; says which submissions are the cause."""
+    ungraded = [r["result"]["id"] for r in report.records if r.get("unreadable") or not r["result"]["max_score"]]
+    under = [r["id"] for r in report.results if fail_under and not _reaches(r, fail_under)]
+    if ungraded:
+        click.echo(f"could not be read, or answers no exercise: {', '.join(ungraded)}", err=True)
+    if under:
+        click.echo(f"less than {fail_under:g}% of the points: {', '.join(under)}", err=True)
+    return NOT_GRADED if ungraded else BELOW if under else 0
+
+
+def _reaches(result: dict[str, Any], percent: float) -> bool:
+    # with no points to earn, nothing was shown: that passes no threshold
+    return bool(result["max_score"]) and 100 * result["score"] >= percent * result["max_score"]
+
+
+def _checked(options: dict[str, Any]) -> tuple[str, ...]:
+    """Find what would stop the run before it starts: hours of grading should not end at a slip. Gives the lessons' numbers."""
+    from course_utils.grading import batch
+    from course_utils.grading.sandbox import client
+
+    try:
+        registry = importlib.import_module(options["registry"])
+        if missing := [name for name in ("get", "for_lesson", "lesson_numbers") if not hasattr(registry, name)]:
+            raise ImportError(f"it has no {', '.join(missing)}")
+    except (ImportError, ValueError) as error:
+        raise click.ClickException(f"{options['registry']} is no registry of exercises: {error}") from None
+    try:
+        client.candidates(options["isolation"])
+        if options["address"]:
+            from course_utils.grading import cluster
+
+            cluster.check_address(options["address"])
+        for name in REPORTS:
+            if options[name]:
+                _check_target(name, options[name])
+        return batch.known_lessons(options["lessons"], registry.lesson_numbers())
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _check_target(name: str, target: Path) -> None:
+    """Whether a report can be written here; makes the folder it goes to, and opens a gradebook."""
+    folder = target if name == "html_folder" else target.absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        if name == "gradebook_file":
+            from course_utils.grading import gradebook
+
+            gradebook.check(target)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"cannot write to {target}: {error}") from None
 
 
 def _run(found: list[Any], options: dict[str, Any]) -> Any:
@@ -116,7 +189,7 @@ def _run(found: list[Any], options: dict[str, Any]) -> Any:
     seed = state.read_seed_file(options["seed_file"]) if options["seed_file"] else None
     settings = batch.Settings(
         registry=options["registry"],
-        lessons=tuple(options["lessons"]),
+        lessons=options["lessons"],
         timeout=options["timeout"],
         isolation=options["isolation"],
         require_isolation=options["require_isolation"],
@@ -128,13 +201,12 @@ def _run(found: list[Any], options: dict[str, Any]) -> Any:
         from course_utils.grading.cluster import ClusterGrader
 
         stream = ClusterGrader(settings, options["address"])
-    held = state.State(options["resume_folder"]) if options["resume_folder"] else None
-    with _Bar(len(found), options["quiet"]) as bar:
-        try:
-            return batch.grade(found, settings, held, bar.step, stream)
-        finally:
-            if held:
-                held.__exit__()
+    folder = options["resume_folder"]
+    with (
+        state.State(folder) if folder else contextlib.nullcontext() as held,
+        _Bar(len(found), options["quiet"]) as bar,
+    ):
+        return batch.grade(found, settings, held, bar.step, stream)
 
 
 class _Bar:
@@ -159,25 +231,35 @@ class _Bar:
         self.bar.update()
 
 
-def _write(report: Any, options: dict[str, Any]) -> None:
-    from course_utils.grading import reports
+def _write(report: Any, options: dict[str, Any]) -> list[str]:
+    """Write every report asked for. One that fails stops none of the others; gives what went wrong, a line each."""
+    problems = []
+    for name in REPORTS:
+        if options[name]:
+            try:
+                _write_one(name, options[name], report, options)
+            except (
+                Exception
+            ) as error:  # whatever it is (a full disk, a database's own error): the results exist, save the rest
+                problems.append(f"{options[name]} could not be written: {type(error).__name__}: {error}")
+    return problems
 
-    if options["json_file"]:
-        reports.write_json_report(report, options["json_file"])
-    if options["csv_file"]:
-        reports.write_csv(report, options["csv_file"])
-    if options["gradescope_file"]:
-        reports.write_gradescope(report, options["gradescope_file"], options["one_learner"])
-    if options["junit_file"]:
-        reports.write_junit(report, options["junit_file"])
-    if options["html_folder"]:
-        reports.write_html(report, options["html_folder"])
-    if options["gradebook_file"]:
-        import importlib
 
-        from course_utils.grading import gradebook
+def _write_one(name: str, target: Path, report: Any, options: dict[str, Any]) -> None:
+    from course_utils.grading import gradebook, reports
 
-        gradebook.write(report, options["gradebook_file"], importlib.import_module(options["registry"]))
+    if name == "json_file":
+        reports.write_json_report(report, target)
+    elif name == "csv_file":
+        reports.write_csv(report, target)
+    elif name == "gradescope_file":
+        reports.write_gradescope(report, target, options["one_learner"])
+    elif name == "junit_file":
+        reports.write_junit(report, target)
+    elif name == "html_folder":
+        reports.write_html(report, target)
+    else:
+        gradebook.write(report, target, importlib.import_module(options["registry"]))
 
 
 @click.command("gradescope-zip", context_settings={"help_option_names": ["-h", "--help"]})
@@ -196,7 +278,7 @@ def gradescope_zip(path: Path, lessons: tuple[str, ...], require_isolation: bool
     root = Path(__file__).resolve().parents[2]
     try:
         made = maker.build(path, root, lessons, require_isolation)
-    except FileNotFoundError as error:
+    except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"wrote {made} ({made.stat().st_size >> 20} MB): upload it under Configure Autograder")
 

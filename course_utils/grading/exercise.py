@@ -286,7 +286,7 @@ class Exercise:
 
     @property
     def stub(self) -> str:
-        """The source of the learner's answer cell before any work, as it stands in `notebooks/`."""
+        """The source of the learner's answer cell before any work, as it is released."""
         from course_utils.lessons import answer_stub
 
         return answer_stub(self.id)

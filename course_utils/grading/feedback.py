@@ -61,16 +61,16 @@ def as_html(verdict: Verdict) -> str:
         parts.append(
             f'<div style="margin:.4em 0;padding:.4em .6em;background:rgba(194,65,12,.09);border-radius:4px">'
             f"<strong>Looks like a known mistake</strong> ({escape(_words(verdict.diagnosis))}): "
-            f"{_inline(verdict.explanation)}</div>"
+            f"{inline_code(verdict.explanation)}</div>"
         )
     if verdict.status == NOT_ATTEMPTED or not verdict.cases:
-        parts += [f"<div>{_inline(text)}</div>" for text in verdict.feedback]
+        parts += [f"<div>{inline_code(text)}</div>" for text in verdict.feedback]
     elif verdict.status != PASSED:
         parts.append('<ul style="list-style:none;margin:.3em 0;padding:0">')
         for result in verdict.cases:
             mark = ("✓", COLOURS[PASSED]) if result.passed else ("✗", COLOURS[FAILED])
-            problem = f": {_inline(result.problem)}" if result.problem else ""
-            parts.append(f'<li><span style="color:{mark[1]}">{mark[0]}</span> {_inline(result.name)}{problem}</li>')
+            problem = f": {inline_code(result.problem)}" if result.problem else ""
+            parts.append(f'<li><span style="color:{mark[1]}">{mark[0]}</span> {inline_code(result.name)}{problem}</li>')
         parts.append("</ul>")
     if detail := _first_detail(verdict):
         parts.append(
@@ -90,8 +90,8 @@ def _words(name: str | None) -> str:
     return (name or "").replace("_", " ")
 
 
-def _inline(text: str) -> str:
-    """Escape, then turn `code` into <code>."""
+def inline_code(text: str) -> str:
+    """HTML of a sentence: escaped, and `code` shown as code."""
     pieces = escape(text).split("`")
     if len(pieces) % 2 == 0:  # an unpaired backtick: leave the text as it is
         return "`".join(pieces)

@@ -26,8 +26,8 @@ def write(report: Report, database: Path, registry: Any, autograded: Path | None
     """Put every score into the gradebook, and write `autograded/STUDENT/ASSIGNMENT/NOTEBOOK.ipynb` for formgrader and feedback.
 
     Assignments that `generate_assignment` made are used; others are created from the exercises. A score that a person gave by
-    hand stays, and is marked for review, as nbgrader does. Learners' outputs are left out, and raw HTML in their text is shown
-    as text: formgrader would run what is in them.
+    hand stays, and is marked for review, as nbgrader does. Learners' outputs are left out, and their text is shown as typed:
+    formgrader would run what is in them.
 
     Args:
         report: from `batch.grade`.
@@ -46,6 +46,27 @@ def write(report: Report, database: Path, registry: Any, autograded: Path | None
                 tasks = [t for t in record["result"].get("hand_graded", []) if t["id"].split(".")[0] == number]
                 assignment = record["submission"].assignment or slug(registry, number)
                 Entry(book, record, assignment, exercises, tasks).write(autograded)
+
+
+def check(database: Path) -> None:
+    """Open the gradebook, made if it is not there.
+
+    Errors:
+        ValueError: the file is no gradebook, or may not be written.
+    """
+    from nbgrader.api import Gradebook
+
+    if database.exists() and not os.access(database, os.W_OK):
+        raise ValueError("the file may not be written")
+    try:
+        with _own_programs_found(), Gradebook(f"sqlite:///{database.resolve()}"):
+            pass
+    except Exception as error:  # SQLAlchemy's many, and what nbgrader's migrations raise
+        raise ValueError(f"this is no gradebook that can be opened ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager
@@ -138,7 +159,7 @@ class Entry:
         except MissingEntry:
             comment = Comment(cell=self.book.find_solution_cell(answer, *place), notebook=held)
             self.book.db.add(comment)
-        comment.auto_comment = escape("\n".join(exercise["feedback"]))
+        comment.auto_comment = _defused("\n".join(exercise["feedback"]))
 
     def _await_grade(self, task: dict[str, Any]) -> None:
         """A task's entry waits for a person; what a person gave before stays."""
@@ -180,15 +201,15 @@ def _plain_cells(path: Path) -> list[tuple[str, str, str]]:
     """(role, exercise, source) of every cell that can be read; role `markdown` for text."""
     try:
         raw = submissions.read_bytes(path)
-        listed = json.loads(submissions._text(raw))["cells"] if path.suffix == ".ipynb" else None
+        listed = json.loads(submissions.decoded(raw))["cells"] if path.suffix == ".ipynb" else None
         parsed = submissions.read(path)
     except (BrokenSubmission, ValueError, KeyError, TypeError, RecursionError):
-        return [("markdown", "", "*The submission could not be read.*")]
+        return [("markdown", "", "The submission could not be read.")]
     if not isinstance(listed, list):
         return [(cell.role, cell.exercise, cell.source) for cell in parsed.cells]
     found, code = [], iter(parsed.cells)
     for cell in listed[: submissions.MAX_CELLS]:
-        source = submissions._source(cell.get("source")) if isinstance(cell, dict) else None
+        source = submissions.source_text(cell.get("source")) if isinstance(cell, dict) else None
         if source is None:
             continue
         if cell.get("cell_type") == "code":
@@ -210,13 +231,12 @@ def _task_of(metadata: Any) -> str:
 
 def _cell(role: str, exercise_id: str, source: str, by_id: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if role in ("markdown", "task"):
-        safe = source.replace("&", "&amp;").replace("<", "&lt;").replace("](javascript:", "](")
         marking = {}
         if role == "task":
             marks = {"grade_id": grade_id(role, exercise_id), "schema_version": 3, "task": True, "grade": False}
             marks |= {"locked": True, "solution": False, "points": by_id[exercise_id]["max_score"]}
             marking = {"nbgrader": {**marks, "cell_type": "markdown"}}
-        return {"cell_type": "markdown", "metadata": marking, "source": clean(safe, 100_000)}
+        return {"cell_type": "markdown", "metadata": marking, "source": _not_rendered(source)}
     metadata: dict[str, Any] = {}
     outputs: list[dict[str, Any]] = []
     if role in ("answer", "check"):
@@ -229,6 +249,17 @@ def _cell(role: str, exercise_id: str, source: str, by_id: dict[str, dict[str, A
         metadata["nbgrader"] = marks
     body = {"cell_type": "code", "execution_count": None, "metadata": metadata, "outputs": outputs}
     return {**body, "source": clean(source, submissions.MAX_SOURCE)}
+
+
+def _not_rendered(text: str) -> str:
+    """Markdown that shows a text as it was typed. Rendered, its links could run scripts and its pictures load from elsewhere."""
+    # the text holds no "<", so nothing in it ends the block; formulas in <pre> are left alone, by MathJax as well
+    return f'<pre style="white-space: pre-wrap">\n{escape(clean(text, 100_000))}\n</pre>'
+
+
+def _defused(text: str) -> str:
+    """A comment without links, pictures and TeX: nbgrader's own feedback renders it as Markdown (ours shows it as it is)."""
+    return re.sub(r"\](?=[(\[:])|\\(?=[A-Za-z(\[])", r"\g<0> ", escape(text))
 
 
 def _is_time(text: str) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import zipfile
 from pathlib import Path
 
+from course_utils import exercises
+from course_utils.grading.batch import known_lessons
 from course_utils.io import atomic_write
 
 LEFT_OUT = {"__pycache__", ".mypy_cache", ".ruff_cache"}
@@ -47,8 +50,15 @@ def build(path: Path, root: Path, lessons: tuple[str, ...] = (), require_isolati
         root: the course's folder (with `pyproject.toml`, `constraints.txt`, `course_utils`, `notebooks`).
         lessons: grade for these lessons; empty: what the submission answers.
         require_isolation: give no score where hostile code could not be held (some autograder images offer no isolation).
+
+    Errors:
+        FileNotFoundError: `root` is not the course's folder.
+        ValueError: a lesson that the course does not have.
     """
-    options = "".join(f" --lesson {number}" for number in lessons) + " --require-isolation" * require_isolation
+    lessons = known_lessons(lessons, exercises.lesson_numbers())
+    options = (
+        "".join(f" --lesson {shlex.quote(number)}" for number in lessons) + " --require-isolation" * require_isolation
+    )
     with atomic_write(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, "setup.sh", SETUP.encode(), executable=True)
         _add(archive, "run_autograder", RUN.format(options=options).encode(), executable=True)

@@ -108,12 +108,11 @@ class KeepOneScore(NbGraderPreprocessor):
 
 def class_seed(course_folder: Path) -> int:
     """The seed a class is graded with: `COURSE_SEED` if set, else drawn once and kept in `.course/seed`, out of git."""
-    import os
-
+    from course_utils import settings
     from course_utils.io import atomic_write
 
-    if named := os.environ.get("COURSE_SEED"):
-        return int(named)
+    if (named := settings.seed()) is not None:
+        return named
     path = course_folder / ".course" / "seed"
     if not path.exists():
         with atomic_write(path) as file:

@@ -13,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from course_utils.grading.batch import Report
-from course_utils.grading.feedback import COLOURS, LABELS, SYMBOLS
+from course_utils.grading.feedback import COLOURS, LABELS, SYMBOLS, inline_code
 from course_utils.grading.verdict import ERROR, FAILED, NOT_ATTEMPTED, PARTIAL, PASSED
 from course_utils.io import atomic_write, write_json
 
@@ -214,7 +214,10 @@ def class_page(report: Report, folder: Path) -> str:
     with atomic_write(folder / "plotly.min.js") as file:
         file.write(get_plotlyjs())
     figures = [
-        figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+        {
+            "takeaway": figure.layout.title.text,
+            "html": figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False}),
+        }
         for figure in class_figures(report.results)
     ]
     rows = [{**result, "file": f"learners/{file_name(result['id'])}.html"} for result in report.results]
@@ -325,6 +328,7 @@ def _score_figure(results: list[Result]) -> Any:
 @functools.cache
 def _templates() -> Any:
     import jinja2
+    import markupsafe
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -332,18 +336,8 @@ def _templates() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["inline"] = _inline
+    environment.filters["inline"] = lambda text: markupsafe.Markup(inline_code(text))
     return environment
-
-
-def _inline(text: str) -> Any:
-    """Escape, then show `code` as code."""
-    from markupsafe import Markup, escape
-
-    pieces = str(escape(text)).split("`")
-    if len(pieces) % 2 == 0:
-        return Markup("`".join(pieces))
-    return Markup("".join(f"<code>{piece}</code>" if i % 2 else piece for i, piece in enumerate(pieces)))
 
 
 def file_name(submission_id: str) -> str:

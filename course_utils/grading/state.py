@@ -31,7 +31,7 @@ def read_seed_file(path: Path) -> int:
             seed = json.loads(path.read_text(encoding="utf-8"))["seed"]
         except (ValueError, KeyError, TypeError):
             raise StateError(f'{path} is not a seed file: it should hold {{"seed": 123}}') from None
-        if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        if type(seed) is not int or not 0 <= seed < 2**63:
             raise StateError(f"the seed in {path} should be a whole number from 0 to 2**63 - 1")
         return seed
     seed = new_seed()

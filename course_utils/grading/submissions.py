@@ -122,7 +122,8 @@ def _files(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS)
         for name in sorted(files):
-            if Path(name).suffix in (*SUFFIXES, ".zip") and not name.startswith("."):
+            backup = name.startswith(".") or ".before-" in name  # `course reset` and `course release` keep such copies
+            if Path(name).suffix in (*SUFFIXES, ".zip") and not backup:
                 yield Path(root) / name
 
 
@@ -224,7 +225,7 @@ def digest(path: Path) -> str:
 
 def _read_notebook(raw: bytes) -> Parsed:
     try:
-        notebook = json.loads(_text(raw))
+        notebook = json.loads(decoded(raw))
     except RecursionError:
         raise BrokenSubmission("the notebook is nested too deeply to be one") from None
     except ValueError as error:
@@ -242,7 +243,7 @@ def _read_notebook(raw: bytes) -> Parsed:
     for number, cell in enumerate(cells[:MAX_CELLS], 1):
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
             continue
-        source = _source(cell.get("source"))
+        source = source_text(cell.get("source"))
         if source is None:
             parsed.notes.append(f"cell {number} has no readable source and was left out")
         else:
@@ -250,7 +251,8 @@ def _read_notebook(raw: bytes) -> Parsed:
     return parsed
 
 
-def _text(raw: bytes) -> str:
+def decoded(raw: bytes) -> str:
+    """A file's bytes as text, whatever its encoding."""
     for encoding in ("utf-8-sig", "utf-16") if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig",):
         try:
             return raw.decode(encoding)
@@ -259,7 +261,8 @@ def _text(raw: bytes) -> str:
     return raw.decode("latin-1")
 
 
-def _source(value: Any) -> str | None:
+def source_text(value: Any) -> str | None:
+    """A notebook cell's source, which is a string or a list of lines; None if it is neither, or too long."""
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         value = "".join(value)
     if not isinstance(value, str) or len(value) > MAX_SOURCE:
@@ -292,7 +295,7 @@ _NBGRADER = re.compile(r"\bnbgrader\s*=\s*(\{[^\n]{0,2000}\})")
 def _read_script(raw: bytes) -> Parsed:
     if len(raw) > MAX_SOURCE:
         raise BrokenSubmission(f"the script is larger than {MAX_SOURCE >> 20} MB")
-    text = _text(raw).replace("\r\n", "\n").replace("\r", "\n")
+    text = decoded(raw).replace("\r\n", "\n").replace("\r", "\n")
     marks = list(_MARKER.finditer(text))
     cells = []
     for mark, following in zip(marks, [*marks[1:], None]):

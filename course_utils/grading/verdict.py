@@ -10,7 +10,6 @@ PARTIAL = "partial"
 FAILED = "failed"
 NOT_ATTEMPTED = "not_attempted"
 ERROR = "error"
-STATUSES = (PASSED, PARTIAL, FAILED, NOT_ATTEMPTED, ERROR)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ _WHERE = {
         "open_activations",
     ),
     "corpus": ("Corpus", "Document", "PackedTokens", "corpus_sources", "load_corpus"),
+    "end_to_end": ("finetune_end_to_end",),
     "evaluate": ("LossRecovered", "evaluate_on_model", "loss_recovered"),
     "messages": ("Messages", "best_single_token", "load_messages", "messages_manifest"),
     "saes": ("available_saes", "load_sae"),

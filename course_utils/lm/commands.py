@@ -65,7 +65,7 @@ def _rebuild() -> None:
     steps = [
         ["course_utils.assets.build_messages"],
         ["course_utils.assets.build_corpus"],
-        ["course_utils.lm.train_lm_sae", "--shipped", "--workers", "2"],
+        ["course_utils.cli", "train", "--shipped", "all", "--workers", "2"],
         ["course_utils.assets.build_evidence"],
     ]
     for step in steps:
@@ -93,22 +93,46 @@ def _rebuild() -> None:
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--workers", default=1, show_default=True, help="Processes that collect activations, one thread each.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--start", "start_folder", help="Go on from this SAE (a folder, or a shipped one's name).")
+@click.option("--finetune-steps", default=0, show_default=True, help="Then train end to end for so many steps.")
+@click.option(
+    "--shipped",
+    multiple=True,
+    type=click.Choice(["early", "middle", "late", "all"]),
+    help="Make these SAEs of the course again, into its assets; only --workers counts then.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("saes"), show_default=True, help="Where to save.")
 @click.option("--json", "as_json", is_flag=True, help="Print the held-out figures as JSON.")
-def train(hooks: tuple[str, ...], out: Path, as_json: bool, lr: float | None, **options: Any) -> None:
+def train(
+    hooks: tuple[str, ...],
+    out: Path,
+    as_json: bool,
+    lr: float | None,
+    start_folder: str | None,
+    shipped: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Train sparse autoencoders on a language model: collect activations, train, measure on held-out text, save.
 
     An interrupted run goes on where it stopped. Each SAE gets a folder in SAELens' format with a model card.
     """
     from course_utils.lm.model import ModelUnavailable
-    from course_utils.lm.train_lm_sae import train_from_corpus
+    from course_utils.lm.saes import load_sae
+    from course_utils.lm.train_lm_sae import SHIPPED, train_from_corpus, train_shipped
 
     given = shlex.join(sys.argv[1:]) if Path(sys.argv[0]).name == "course" else "train ..."
     if lr is not None:
         options["lr"] = lr
     options["sources"] = list(options["sources"]) or None
     try:
-        results = train_from_corpus(list(hooks), out=out, command=f"course {given}", progress=not as_json, **options)
+        if shipped:
+            chosen = tuple(SHIPPED) if "all" in shipped else shipped
+            results = train_shipped(chosen, workers=options["workers"], progress=not as_json)
+        else:
+            start = load_sae(start_folder) if start_folder else None
+            results = train_from_corpus(
+                list(hooks), start=start, out=out, command=f"course {given}", progress=not as_json, **options
+            )
     except (ModelUnavailable, KeyError, ValueError) as error:
         raise click.ClickException(str(error.args[0] if error.args else error)) from error
     if as_json:

@@ -1,16 +1,10 @@
-"""Train SAEs on a language model from end to end: corpus, activations, training, held-out evaluation, files, model card.
-
-python -m course_utils.lm.train_lm_sae --hook blocks.11.hook_resid_post --tokens 400000 --out my_saes
-python -m course_utils.lm.train_lm_sae --shipped            # what made the SAEs that come with the course
-"""
+"""Train SAEs on a language model from end to end: corpus, activations, training, held-out evaluation, files, model card."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
-import shlex
 import subprocess
 import sys
 import textwrap
@@ -28,10 +22,13 @@ from course_utils import settings
 from course_utils.io import atomic_write, sha256, write_json
 from course_utils.lm.activations import CollectedActivations, collect_activations, layer_of, open_activations
 from course_utils.lm.corpus import PackedTokens, Split, load_corpus
+from course_utils.lm.end_to_end import finetune_end_to_end
 from course_utils.lm.evaluate import evaluate_on_model
 from course_utils.lm.model import BUNDLED, load_model
 from course_utils.lm.saes import SAES
+from course_utils.sae.architectures import ARCHITECTURES
 from course_utils.sae.config import SAEConfig
+from course_utils.sae.model import SAE
 from course_utils.sae.train import train_sae
 
 SHIPPED = {
@@ -40,7 +37,7 @@ SHIPPED = {
     "late": "blocks.21.hook_resid_post",
 }
 """The hook points of the SAEs that come with the course."""
-SHIPPED_TOKENS = {"early": 11 * 512 * 256, "middle": 11 * 512 * 256, "late": 7 * 512 * 256}
+CHUNK = 512  # sequences whose activations are cached together; the unit that workers take and that later runs share
 SHIPPED_RECIPE: dict[str, Any] = {
     "context": 256,
     "architecture": "topk",
@@ -53,7 +50,23 @@ SHIPPED_RECIPE: dict[str, Any] = {
     "loss_tokens": 8_192,
     "config": {"lr_decay_share": 0.5},
 }
-SHIPPED_STEPS = {"early": 1800, "middle": 3600, "late": 1800}
+SHIPPED_ROUNDS: dict[str, list[dict[str, Any]]] = {
+    "early": [{"tokens": 11 * CHUNK * 256, "steps": 1800}],
+    "middle": [
+        {"tokens": 11 * CHUNK * 256, "steps": 3600},
+        {"tokens": 23 * CHUNK * 256, "steps": 6000, "lr": 1e-3, "seed": 1, "config": {"lr_decay_share": 1.0}},
+        {
+            "tokens": 23 * CHUNK * 256,
+            "steps": 6000,
+            "lr": 1e-3,
+            "seed": 2,
+            "config": {"lr_decay_share": 1.0},
+            "finetune_steps": 40,
+        },
+    ],
+    "late": [{"tokens": 7 * CHUNK * 256, "steps": 1800}],
+}
+"""What differs from `SHIPPED_RECIPE` in each round of training; a later round goes on from the weights of the one before."""
 
 
 @dataclass
@@ -98,6 +111,8 @@ def train_from_corpus(
     seed: int = 0,
     heldout_tokens: int = 32_768,
     loss_tokens: int = 8_192,
+    start: SAE | None = None,
+    finetune_steps: int = 0,
     out: str | os.PathLike[str] | None = None,
     names: Sequence[str] | None = None,
     command: str | None = None,
@@ -117,6 +132,8 @@ def train_from_corpus(
         precision: of the products in training. bfloat16 is quicker where the processor has it.
         collect_precision: of the language model while collecting (evaluation is always in float32).
         workers: processes that collect, one thread each; two beat one process with two threads.
+        start: go on from this SAE (it is changed) instead of new weights; one hook point only.
+        finetune_steps: steps of `finetune_end_to_end` after training; each runs the whole language model on 2,048 tokens.
         out: folder in which each SAE gets its own; None saves nothing.
         names: folder names, one a hook point; by default made from the model and hook point.
         command: what to put into the model card as the way to make it again.
@@ -126,6 +143,10 @@ def train_from_corpus(
         One `TrainedSAE` a hook point, in the given order.
     """
     hooks = [hook_names] if isinstance(hook_names, str) else list(hook_names)
+    if architecture not in ARCHITECTURES:  # said before the long part begins
+        raise ValueError(f"no architecture {architecture!r}; there are: {', '.join(ARCHITECTURES)}")
+    if start is not None and len(hooks) > 1:
+        raise ValueError(f"start= is one SAE, but there are {len(hooks)} hook points: train them one by one")
     names = list(names) if names else [default_name(model_name, hook) for hook in hooks]
     packed = _pack(load_tokenizer(model_name), "train", context, tokens, sources)
     collected = collect_parts(model_name, packed, hooks, collect_precision, workers, progress=progress)
@@ -135,7 +156,7 @@ def train_from_corpus(
     results = []
     for hook, name in zip(hooks, names, strict=True):
         acts = torch.cat([part.acts for part in collected[hook]])
-        metadata = {
+        metadata: dict[str, Any] = {
             "model_name": model_name,
             "hook_name": hook,
             "hook_layer": layer_of(hook),
@@ -158,8 +179,21 @@ def train_from_corpus(
             metadata=metadata,
             **{"normalize_input": True, **(config or {})},
         )
+        if start is not None:
+            cfg = continued(start, cfg)
+        metadata["rounds"] = [*(start.cfg.metadata.get("rounds", []) if start is not None else []), describe(cfg)]
         begun = time.monotonic()
-        trained = train_sae(acts, cfg, progress=progress)
+        trained = train_sae(acts, cfg, sae=start, progress=progress)
+        trained.sae.cfg = cfg
+        if finetune_steps:
+            low = load_model(model_name, dtype=getattr(torch, collect_precision))
+            finetune_end_to_end(
+                low, trained.sae, packed, hook_name=hook, steps=finetune_steps, precision=precision, progress=progress
+            )
+            metadata["rounds"].append(
+                f"End to end: {finetune_steps:,} steps of 2,048 tokens with the KL divergence of the model's output added to the "
+                "squared error (Karvonen 2025)"
+            )
         train_seconds = time.monotonic() - begun
         begun = time.monotonic()
         metrics = evaluate_on_model(
@@ -178,39 +212,67 @@ def train_from_corpus(
     return results
 
 
+def continued(start: SAE, cfg: SAEConfig) -> SAEConfig:
+    """The settings for training `start` further: its own shape, and no new scale of the inputs or `b_dec`.
+
+    Errors:
+        ValueError: `start` has another shape than asked for.
+    """
+    for name in ("d_in", "d_sae", "architecture", "k"):
+        if getattr(start.cfg, name) != getattr(cfg, name):
+            raise ValueError(
+                f"the SAE to go on from has {name} = {getattr(start.cfg, name)}, asked for is {getattr(cfg, name)}: "
+                "ask for its own shape (architecture, k and expansion)"
+            )
+    return cfg.replace(normalize_input=False, b_dec_init="zeros", lr_warmup_steps=cfg.lr_warmup_steps or 50)
+
+
+def describe(cfg: SAEConfig) -> str:
+    """One round of training in words."""
+    return (
+        f"{cfg.steps:,} steps of {cfg.batch_size:,} on {cfg.metadata['training_tokens']:,} tokens, Adam at {cfg.lr:g} falling "
+        f"linearly over the last {cfg.lr_decay_share:.0%}, seed {cfg.seed}, products in {cfg.precision}"
+    )
+
+
 def train_shipped(
     aliases: Sequence[str] = tuple(SHIPPED), *, workers: int = 2, out: Path = SAES, progress: bool = True
 ) -> list[TrainedSAE]:
     """Train the SAEs that come with the course, as they were trained, and write `saes.json`."""
     tokenizer = load_tokenizer(BUNDLED)
     # the three hook points in one pass first: the deeper ones cost as much as a pass each
-    shared = _pack(tokenizer, "train", SHIPPED_RECIPE["context"], min(SHIPPED_TOKENS.values()), None)
+    shared = _pack(
+        tokenizer,
+        "train",
+        SHIPPED_RECIPE["context"],
+        min(rounds[0]["tokens"] for rounds in SHIPPED_ROUNDS.values()),
+        None,
+    )
     collect_parts(BUNDLED, shared, list(SHIPPED.values()), "bfloat16", workers, progress=progress)
     held = _pack(tokenizer, "heldout", SHIPPED_RECIPE["context"], SHIPPED_RECIPE["heldout_tokens"], None)
     collect_parts(BUNDLED, held, list(SHIPPED.values()), "float32", workers, progress=progress)
     results = []
     for alias in aliases:
-        tokens, hook = SHIPPED_TOKENS[alias], SHIPPED[alias]
+        hook, rounds, sae = SHIPPED[alias], SHIPPED_ROUNDS[alias], None
         if alias != "late":  # early and middle go on together
-            longer = _pack(tokenizer, "train", SHIPPED_RECIPE["context"], tokens, None)
+            longer = _pack(tokenizer, "train", SHIPPED_RECIPE["context"], rounds[0]["tokens"], None)
             collect_parts(
                 BUNDLED, longer, [SHIPPED["early"], SHIPPED["middle"]], "bfloat16", workers, progress=progress
             )
-        results += train_from_corpus(
-            hook,
-            tokens=tokens,
-            steps=SHIPPED_STEPS[alias],
-            workers=workers,
-            out=out,
-            command=f"python -m course_utils.lm.train_lm_sae --shipped {alias}",
-            progress=progress,
-            **SHIPPED_RECIPE,
-        )
+        for number, changes in enumerate(rounds, 1):
+            result = train_from_corpus(
+                hook,
+                start=sae,
+                workers=workers,
+                out=out if number == len(rounds) else None,
+                command=f"course train --shipped {alias} --workers {workers}",
+                progress=progress,
+                **{**SHIPPED_RECIPE, **changes},
+            )
+            sae = result[0].sae
+        results += result
     write_index(out)
     return results
-
-
-CHUNK = 512  # sequences whose activations are cached together; the unit that workers take and that later runs share
 
 
 def collect_parts(
@@ -244,12 +306,15 @@ def collect_parts(
 
 
 def _run_workers(job: Path, model_name: str, precision: str, workers: int, progress: bool) -> None:
-    command = [sys.executable, "-m", "course_utils.lm.train_lm_sae", "--collect", str(job)]
+    command = [sys.executable, "-m", "course_utils.lm.train_lm_sae", str(job)]
     alone = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     running = [
         subprocess.Popen([*command, f"{part}/{workers}", model_name, precision], env=alone)
         for part in range(1, workers)
     ]
+    threads = torch.get_num_threads()
+    if running:
+        torch.set_num_threads(1)  # three threads on two cores wait for each other: half the speed
     try:
         collect_share(job, 0, workers, model_name, precision, progress=progress)
         for process in running:
@@ -259,6 +324,8 @@ def _run_workers(job: Path, model_name: str, precision: str, workers: int, progr
         for process in running:
             process.terminate()
         raise
+    finally:
+        torch.set_num_threads(threads)
 
 
 def collect_share(path: Path, part: int, workers: int, model_name: str, precision: str, *, progress: bool) -> None:
@@ -346,7 +413,7 @@ def model_card(
     m, shares = result.metrics, {s: packed.sources.count(s) / len(packed) for s in dict.fromkeys(packed.sources)}
     ranked = ", ".join(f"{source} {share:.1%}" for source, share in sorted(shares.items(), key=lambda x: -x[1]))
     mixture = textwrap.fill(ranked, 118, subsequent_indent="  ", break_on_hyphens=False)
-    threads, epochs = torch.get_num_threads(), cfg.steps * cfg.batch_size / result.tokens
+    threads, rounds = torch.get_num_threads(), cfg.metadata["rounds"]
     held, asked, massive = int(m["activations"]), int(m["loss_tokens"]), int(m["dropped_massive"])
     minutes = {what: f"{seconds / 60:.1f}" for what, seconds in result.seconds.items()}
     command = command or "course_utils.lm.train_lm_sae.train_from_corpus(...)"
@@ -365,7 +432,7 @@ def model_card(
         ("loss recovered against zero ablation", f"{m['loss_versus_zero']:.4f}"),
     ]
     table = "\n".join(f"| {what} | {value} |" for what, value in rows)
-    steps = f"{cfg.steps:,} steps of {cfg.batch_size:,}, Adam at {cfg.lr:g}, seed {cfg.seed}"
+    steps = "\n".join(f"  {number}. {text}." for number, text in enumerate(rounds, 1))
     return f"""# {name}
 
 A sparse autoencoder of `{cfg.metadata["hook_name"]}` of {cfg.metadata["model_name"]}: {cfg.architecture}, k = {cfg.k},
@@ -389,11 +456,12 @@ keep their activation.
 ## Training
 
 - Data: {result.tokens:,} tokens of the course's corpus (`course_utils/assets/corpus.jsonl.zst`, train split), contexts of
-  {packed.tokens.shape[1]} tokens, seen {epochs:.1f} times. Sources:
+  {packed.tokens.shape[1]} tokens. Sources:
   {mixture}.
 - Left out: BOS positions, and {dropped} tokens with a norm above ten times the median.
-- {steps}, the rate falling linearly over the last {cfg.lr_decay_share:.0%}; inputs scaled to a mean
-  squared length of d_in while training, the scale folded into the weights afterwards; products in {cfg.precision}.
+- Rounds of training (in the first, inputs are scaled to a mean squared length of d_in, the scale folded into the weights
+  afterwards):
+{steps}
 - Time on two CPU cores shared with much other work: collecting {minutes["collect"]} process-minutes (for all hook points of
   the pass together), training {minutes["train"]} min in {threads} thread(s).
 
@@ -429,78 +497,13 @@ def write_index(folder: Path = SAES) -> dict[str, Any]:
     return index
 
 
-# ---------------------------------------------------------------- command line
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m course_utils.lm.train_lm_sae", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--hook", action="append", help="hook point; may be given several times")
-    parser.add_argument(
-        "--shipped",
-        nargs="*",
-        choices=list(SHIPPED),
-        help="make the shipped SAEs (or those named) again, into the assets",
-    )
-    parser.add_argument("--model", default=BUNDLED)
-    parser.add_argument("--tokens", type=int, default=400_000, help="tokens of training text (default: 400,000)")
-    parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--architecture", default="topk")
-    parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--expansion", type=float, default=8)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--batch-size", type=int, default=2048)
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--workers", type=int, default=1, help="collecting processes, one thread each")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--loss-tokens", type=int, default=8_192, help="held-out tokens for the loss recovered")
-    parser.add_argument("--heldout-tokens", type=int, default=32_768, help="held-out tokens for the other figures")
-    parser.add_argument("--out", type=Path, default=Path("saes"))
-    parser.add_argument("--collect", nargs=4, help=argparse.SUPPRESS)  # a worker's job: file, part, model, precision
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(given)
-    if options.collect:
-        job, part, model_name, precision = options.collect
-        torch.set_num_threads(1)
-        number, of = (int(n) for n in part.split("/"))
-        collect_share(Path(job), number, of, model_name, precision, progress=False)
-        return
-    if options.shipped is not None:
-        _print_results(train_shipped(options.shipped or list(SHIPPED), workers=options.workers))
-        return
-    results = train_from_corpus(
-        options.hook or SHIPPED["middle"],
-        model_name=options.model,
-        tokens=options.tokens,
-        context=options.context,
-        architecture=options.architecture,
-        k=options.k,
-        expansion=options.expansion,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        lr=options.lr,
-        precision=options.precision,
-        workers=options.workers,
-        seed=options.seed,
-        loss_tokens=options.loss_tokens,
-        heldout_tokens=options.heldout_tokens,
-        out=options.out,
-        command=f"python -m course_utils.lm.train_lm_sae {shlex.join(given)}".strip(),
-    )
-    _print_results(results)
-
-
-def _print_results(results: Sequence[TrainedSAE]) -> None:
-    for result in results:
-        m = result.metrics
-        print(
-            f"{result.hook_name}: L0 {m['l0']:.1f}, variance unexplained {m['fvu']:.4f}, cosine {m['cosine']:.4f}, dead "
-            f"{m['dead_fraction']:.2%}, loss recovered {m['loss_versus_mean']:.4f} (mean) {m['loss_versus_zero']:.4f} (zero) "
-            f"-> {result.folder}"
-        )
+def main(arguments: Sequence[str]) -> None:
+    """A collecting worker, started by `_run_workers`: the job's file, its share as `1/2`, the model, the precision."""
+    job, part, model_name, precision = arguments
+    torch.set_num_threads(1)
+    number, of = (int(n) for n in part.split("/"))
+    collect_share(Path(job), number, of, model_name, precision, progress=False)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

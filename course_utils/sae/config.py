@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Architecture = Literal["standard", "topk", "batchtopk", "gated", "jumprelu", "matryoshka"]
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 

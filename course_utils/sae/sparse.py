@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# Rows whose pre-activations are computed and searched at once: 512 rows of 4,608 latents are 9.4 MB, so the search reads
-# them from cache, and the full matrix of pre-activations never exists.
-CHUNK_ELEMENTS = 512 * 4608
+# Pre-activations that are computed and searched at once, in bytes: 512 float32 rows of 4,608 latents, or 1,024 in bfloat16.
+# So the search reads them from cache, and the full matrix of pre-activations never exists.
+CHUNK_BYTES = 512 * 4608 * 4
 
 
 @dataclass
@@ -217,12 +217,26 @@ def row_topk(pre: Float[Tensor, "batch n"], k: int) -> tuple[Float[Tensor, "batc
     tables = [pre.contiguous().view(_BITS[pre.dtype])]
     for size in sizes:
         tables.append(tables[-1].view(len(pre), size, -1).amax(1))
-    indices = tables.pop().topk(k, dim=-1, sorted=False).indices
+    indices = _positions_of_largest(tables.pop(), k)
     for size, table in zip(reversed(sizes), reversed(tables), strict=True):
         starts = torch.arange(0, table.shape[1], table.shape[1] // size)
         members = (indices[:, None, :] + starts[:, None]).flatten(1)
-        indices = members.gather(1, table.gather(1, members).topk(k, dim=-1, sorted=False).indices)
+        indices = members.gather(1, _positions_of_largest(table.gather(1, members), k))
     return pre.gather(1, indices), indices
+
+
+def _positions_of_largest(rows: Int[Tensor, "batch n"], k: int) -> Int[Tensor, "batch k"]:
+    """Where the k largest numbers of each row stand.
+
+    A number of 16 bits and its position fit into one integer of 32, and NumPy parts such integers with vector instructions:
+    1 ms for 2048 x 256, against 5 for `topk` (two threads).
+    """
+    if rows.dtype != torch.int16 or rows.shape[1] >= 2**16 or torch.compiler.is_compiling():
+        return rows.topk(k, dim=-1, sorted=False).indices
+    keys = (rows.to(torch.int32) << 16) | torch.arange(rows.shape[1], dtype=torch.int32)
+    found = keys.numpy()
+    found.partition(rows.shape[1] - k, axis=1)
+    return torch.from_numpy(found[:, -k:] & 0xFFFF).long()
 
 
 def _search(n: int, k: int) -> tuple[int, ...]:
@@ -338,7 +352,7 @@ def select_latents(
 ) -> SparseLatents:
     """Pre-activations `x W_enc + b_enc` in cache-sized chunks, searched at once by the first selector that succeeds."""
     d_sae = W_enc.shape[1]
-    size = max(1, CHUNK_ELEMENTS // d_sae) if x.device.type == "cpu" else len(x)
+    size = max(1, CHUNK_BYTES // (d_sae * x.element_size())) if x.device.type == "cpu" else len(x)
     pre = torch.empty(
         min(size, len(x)), d_sae, dtype=x.dtype, device=x.device
     )  # one buffer stays in cache: 10% of the product

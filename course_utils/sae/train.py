@@ -56,8 +56,15 @@ class SAETrainer:
         self.generator = torch.Generator().manual_seed(cfg.seed + 1)
         self.input_scale = 1.0  # what inputs are multiplied by (cfg.normalize_input)
 
-    def step(self, batch: Float[Tensor, "batch d_in"]) -> dict[str, float]:
+    def step(
+        self,
+        batch: Float[Tensor, "batch d_in"],
+        added: Callable[[SAEOutput], dict[str, Tensor]] | None = None,
+    ) -> dict[str, float]:
         """One update.
+
+        Args:
+            added: gives further parts of the loss, by name, for the autoencoder's output.
 
         Returns:
             `loss`, its parts, `l0` (active latents a sample), `dead_fraction` and `lr`.
@@ -75,7 +82,9 @@ class SAETrainer:
         with self._precision():
             # with no dead latent the AuxK branch is skipped altogether
             output = self.forward(x, dead=dead, sparsity_scale=self.sparsity_scale(), step=self.step_number)
-            loss = output.loss
+        if added is not None:
+            output.losses.update(added(output))
+        loss = output.loss
         if not torch.isfinite(loss):
             raise TrainingDiverged(self._explain(x, output))
         self.sae.zero_grad(set_to_none=True)

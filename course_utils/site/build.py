@@ -72,7 +72,7 @@ def build_site(
     if out.exists() and not (out / MARKER).exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is no site of this course: choose another --out, or remove it first")
     quick = settings.quick() if quick is None else quick
-    runs = run_lessons(_chosen(numbers), quick=quick, execute=execute)
+    runs = run_lessons(lessons.choose(numbers), quick=quick, execute=execute)
     named = mentioned(runs)
     browsers = build_browsers(latents, set().union(*named.values()), quick=quick) if latents else []
     pages = [_with_latent_links(render(run), run, named, browsers) for run in runs]
@@ -87,17 +87,6 @@ def build_site(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return out / "index.html"
-
-
-def _chosen(numbers: Sequence[str] | None) -> list[lessons.Source]:
-    sources = lessons.sources()
-    known = [source.number for source in sources]
-    unknown = [number for number in numbers or () if number not in known]
-    if unknown or not sources:
-        raise ValueError(
-            f"no lesson {', '.join(unknown)} in {settings.root() / 'solutions'}; there are: {', '.join(known) or 'none'}"
-        )
-    return [source for source in sources if not numbers or source.number in numbers]
 
 
 def _write_site(work: Path, pages: list[Page], browsers: list[Browser], quick: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from course_utils import exercises, lessons
 from course_utils.grading.exercise import Exercise
-from course_utils.grading.feedback import _inline as inline_code
+from course_utils.grading.feedback import inline_code
 from course_utils.site.execute import Run
 from course_utils.site.markdown import Converter, code_html
 from course_utils.site.outputs import PLOTLY, figure_title, joined, output_html, plain, widget_state

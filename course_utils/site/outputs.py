@@ -29,8 +29,9 @@ FORMS = (
 _STRONG = re.compile(r'<(span|bdi)( style="background:rgba\(\d+,\d+,\d+,(?:1(?:\.0*)?|0?\.[6-9]\d*)\))')
 # these tags end no word
 _INLINE = re.compile(r"</?(?:a|b|code|em|i|m[a-z]+|s|small|span|strong|sub|sup)(?:\s[^>]*)?>")
+# a link that a reader may click is fine; what the page would load by itself is not
 _OUTSIDE = re.compile(
-    r"""<(?:script|img|iframe|link|source|video|audio)\b[^>]*?\b(?:src|href)\s*=\s*["']?(?:https?:)?//|@import\s|url\(\s*["']?(?:https?:)?//""",
+    r"""<(?!a\b)\w[^>]*?\b(?:src|href)\s*=\s*["']?\s*(?:https?:)?//|@import\s|url\(\s*["']?\s*(?:https?:)?//""",
     re.IGNORECASE,
 )
 
@@ -38,7 +39,7 @@ _OUTSIDE = re.compile(
 def output_html(output: Any, widgets: Mapping[str, Any]) -> str:
     """One output. `widgets` is the notebook's saved widget state, by model id."""
     if output["output_type"] == "stream":
-        text = _without_bars(output["text"]).strip("\n")
+        text = without_bars(output["text"]).strip("\n")
         if output["name"] != "stdout" or not text:
             return ""  # the other stream holds progress bars and warnings
         return f'<pre class="output" tabindex="0" role="group" aria-label="Printed">{escape(text)}</pre>'
@@ -173,6 +174,6 @@ def _inside(model_id: str, widgets: Mapping[str, Any]) -> tuple[list[str], list[
     return names, outputs
 
 
-def _without_bars(text: str) -> str:
+def without_bars(text: str) -> str:
     """Keep what a terminal would show after carriage returns."""
     return "\n".join(line.rsplit("\r", 1)[-1] for line in text.split("\n"))

@@ -69,8 +69,8 @@ def dashboard(
     import torch
 
     from course_utils import settings
-    from course_utils.lm.model import load_model
-    from course_utils.viz.dashboard import build_dashboard
+    from course_utils.lm.model import ModelUnavailable, load_model
+    from course_utils.viz.dashboard import build_dashboard, refuse_other_things
 
     if live and (len(saes) > 1 or (out is not None and out.suffix.lower() in (".html", ".htm"))):
         raise click.UsageError("--serve takes one SAE and a folder as --out (or neither)")
@@ -82,8 +82,14 @@ def dashboard(
         key = json.dumps([saes, model_name, latents, n_tokens, context, precision, sorted(labels.items())])
         out = settings.cache() / "dashboards" / hashlib.sha256(key.encode()).hexdigest()[:16]
     out = out or Path("dashboard" if one is None or len(coders) > 1 else f"latent_{one}.html")
-    click.echo("Loading the language model ...", err=True)
-    model = load_model(model_name, dtype=getattr(torch, precision))
+    places = [out / name for name in coders] if len(coders) > 1 else [out]
+    try:  # before the slow part
+        for place in places:
+            refuse_other_things(place)
+        click.echo("Loading the language model ...", err=True)
+        model = load_model(model_name, dtype=getattr(torch, precision))
+    except (FileExistsError, ModelUnavailable) as error:
+        raise click.ClickException(str(error)) from error
     tokens = corpus_tokens(model, n_tokens, context)
     built = []
     for name, coder in coders.items():
@@ -110,8 +116,8 @@ def open_sae(name: str) -> Any:
 
     try:
         return load_sae(name)
-    except (KeyError, ValueError) as error:
-        raise click.ClickException(str(error.args[0])) from error
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise click.ClickException(str(error.args[0] if isinstance(error, KeyError) else error)) from error
 
 
 def corpus_tokens(model: Any, n_tokens: int, context: int) -> Any:

@@ -105,7 +105,8 @@ def build_dashboard(
     out = Path(out)
     d_sae = int(sae.W_dec.shape[0])
     chosen = _chosen(latents, d_sae)
-    single = out.suffix.lower() in (".html", ".htm")
+    single = _is_page(out)
+    refuse_other_things(out)  # before the slow part
     if single and len(chosen) > MOST_IN_ONE_FILE:
         raise ValueError(f"{len(chosen)} latents are too many for one file: give a folder name instead of {out.name!r}")
     if scan is None:
@@ -341,8 +342,7 @@ def write_page(out: str | Path, about: Mapping[str, Any], records: Iterable[Mapp
 def write_site(out: str | Path, about: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> Dashboard:
     """A folder: `index.html`, index files of 2,000 rows, data files of 32 latents. Written beside, then moved into place."""
     out = Path(out)
-    if out.exists() and not (out / _MARKER).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is no dashboard: choose another name, or remove it first")
+    refuse_other_things(out)
     work = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(work, ignore_errors=True)
     (work / "data").mkdir(parents=True)
@@ -363,6 +363,19 @@ def write_site(out: str | Path, about: Mapping[str, Any], records: Iterable[Mapp
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Dashboard(out / "index.html", count)
+
+
+def refuse_other_things(site: str | Path) -> None:
+    """Raise FileExistsError if a site written to this place would replace something that is no dashboard."""
+    site = Path(site)
+    if _is_page(site):
+        return
+    if site.exists() and not (site / _MARKER).exists() and (not site.is_dir() or any(site.iterdir())):
+        raise FileExistsError(f"{site} exists and is no dashboard: choose another name, or remove it first")
+
+
+def _is_page(out: Path) -> bool:
+    return out.suffix.lower() in (".html", ".htm")
 
 
 def marker_of(site: str | Path) -> dict[str, Any]:

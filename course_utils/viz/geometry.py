@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from course_utils.toy.geometry import SHAPES
-from course_utils.viz.theme import PALETTE, style
+from course_utils.viz.theme import PALETTE, SEQUENTIAL, style
 
 
 def dimensionality_scatter(density: Any, D: Any, soft: Any, title: str, *, subtitle: str = "") -> go.Figure:
@@ -88,20 +89,25 @@ def polytopes(
 def neuron_stacks(panels: Sequence[Any], names: Sequence[str], title: str, *, subtitle: str = "") -> go.Figure:
     """Each neuron as a bar of its input weights stacked by feature: one colour is a monosemantic neuron, many are not.
 
-    `panels`: arrays `[d_hidden, features]`. Weights of either sign count by their size; hover tells the sign.
+    `panels`: arrays `[d_hidden, features]`. Weights of either sign count by their size; hover tells the sign. Bars are sorted by
+    their strongest feature and labelled with the neuron's number. More features than the palette has colours get a scale, dark
+    for the first and light for the last, so that no two look alike.
     """
     figure = make_subplots(1, len(panels), subplot_titles=list(names), shared_yaxes=True, horizontal_spacing=0.02)
     for column, W in enumerate(panels, start=1):
         W = np.asarray(W, dtype=float)
+        count = W.shape[1]
+        colours = PALETTE if count <= len(PALETTE) else sample_colorscale(SEQUENTIAL, count)
         # the most important feature of a neuron comes first, so that dominance is visible at a glance
         order = np.argsort([-np.abs(row).argmax() for row in W])[::-1]
-        for feature in range(W.shape[1]):
+        for feature in range(count):
             figure.add_bar(
-                x=np.arange(W.shape[0]), y=np.abs(W[order, feature]), customdata=W[order, feature],
-                marker_color=PALETTE[feature % len(PALETTE)], marker_line={"width": 0.5, "color": "white"},
+                x=[str(neuron) for neuron in order], y=np.abs(W[order, feature]), customdata=W[order, feature],
+                marker_color=colours[feature], marker_line={"width": 0.5, "color": "white"},
                 hovertemplate=f"neuron %{{x}}, feature {feature}: %{{customdata:.2f}}<extra></extra>", row=1, col=column,
             )  # fmt: skip
     style(figure, title, subtitle=subtitle, x="neuron", height=380, legend=False)
+    figure.update_xaxes(type="category")  # numbers would put the bars back into their order
     figure.update_yaxes(title_text="|input weight|, stacked by feature", col=1)
     figure.update_layout(barmode="stack")
     return figure

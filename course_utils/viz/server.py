@@ -70,7 +70,7 @@ class LoopbackOnly:
 
 def _refusal(request: Request) -> str | None:
     hosts = request.headers.getlist("host")
-    if len(hosts) != 1 or urlsplit(f"//{hosts[0]}").hostname not in LOOPBACK:
+    if len(hosts) != 1 or _hostname(hosts[0]) not in LOOPBACK:
         return "This server answers on 127.0.0.1 only."
     origin = request.headers.get("origin")
     if origin is not None and origin != f"http://{hosts[0]}":
@@ -78,6 +78,13 @@ def _refusal(request: Request) -> str | None:
     if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         return "Pages of other sites may not use this server."
     return None
+
+
+def _hostname(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:  # such as a bracket that does not close
+        return None
 
 
 class LiveModel:
@@ -224,8 +231,8 @@ def create_app(
         ],
         exception_handlers={HTTPException: refuse, Exception: refuse},
     )
-    app.add_middleware(SafeHeaders)
     app.add_middleware(LoopbackOnly)
+    app.add_middleware(SafeHeaders)  # the last one is outermost: refusals carry the headers, too
     return app
 
 

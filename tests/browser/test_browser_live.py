@@ -41,14 +41,17 @@ def test_type_a_sentence_and_see_latents(open_page, address):
     page.click("#to-live")
     page.fill("#sentence", "the river <s>🌊")
     page.click("#read")
-    page.wait_for_selector(".strip tr")
+    page.wait_for_selector(".strip tbody tr")
     model, sae = tiny_model(), tiny_sae()
     ids, acts = text_latents(model, sae, "the river <s>🌊")
     assert page.locator(".big .tok").all_inner_texts() == token_strings(model.tokenizer, ids[1:])
     best = int(acts.amax(0).argmax())
-    first = page.locator(".strip tr").first
+    first = page.locator(".strip tbody tr").first
+    assert page.locator(".strip thead th").all_inner_texts() == ["latent", "fires on", "along the text", "activation"]
     assert first.locator("td.id").inner_text() == str(best)
+    assert first.locator("button.pick").get_attribute("aria-pressed") == "false"
     first.locator("button.pick").click()
+    assert first.locator("button.pick").get_attribute("aria-pressed") == "true"
     values = [float(t.get_attribute("data-v")) for t in page.locator(".big .tok").all()]
     assert values == pytest.approx(acts[1:, best].tolist(), abs=1e-3)
     page.locator(".big .tok").nth(1).click()

@@ -93,7 +93,7 @@ def test_killed_at_random_moments_and_resumed_the_report_is_the_same(folder: Pat
     undisturbed, resumed = tmp_path / "one.json", tmp_path / "two.json"
     first = course_grade(folder, "--seed-file", seed_file, "--json", undisturbed, "--jobs", 2)
     started = time.monotonic()
-    assert first.wait() == 0, first.stdout.read().decode()  # type: ignore[union-attr]
+    assert first.wait() == 4, first.stdout.read().decode()  # type: ignore[union-attr]  # one file is broken
     whole = time.monotonic() - started
     random_ = random.Random(5)
     kept = tmp_path / "kept"
@@ -106,7 +106,7 @@ def test_killed_at_random_moments_and_resumed_the_report_is_the_same(folder: Pat
         process.wait()
     assert list((kept / "results").glob("*.json"))
     last = course_grade(folder, "--seed-file", seed_file, "--resume", kept, "--json", resumed, "--jobs", 2)
-    assert last.wait() == 0, last.stdout.read().decode()  # type: ignore[union-attr]
+    assert last.wait() == 4, last.stdout.read().decode()  # type: ignore[union-attr]
     one, two = (without_times(json.loads(path.read_text())) for path in (undisturbed, resumed))
     assert one == two
     assert not list(kept.rglob("*.part")) or all(p.name.startswith(".") for p in kept.rglob("*.part"))

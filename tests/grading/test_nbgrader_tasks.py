@@ -106,6 +106,9 @@ def test_the_feedback_shows_text_score_and_comment(graded: TaskClass):
     page = (graded.root / "feedback" / "ada" / SLUG / f"{SLUG}.html").read_text(encoding="utf-8")
     for words in ("Say why", "Because of *superposition*.", "2.5 / 3", "Well said."):
         assert words in page
+    assert page.count("<main>") == page.count("</main>") == 1
+    assert page.count('<th scope="col">') == 3
+    assert page.count('<th scope="row">') == 3  # two exercises and the task
     lost = (graded.root / "feedback" / "bert" / SLUG / f"{SLUG}.html").read_text(encoding="utf-8")
     assert "The cell task-99-r1 was missing; it has been put back." in lost
 

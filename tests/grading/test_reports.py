@@ -126,6 +126,50 @@ def test_the_class_page_shows_shares_mistakes_and_flags_without_outside_resource
         assert figure.layout.xaxis.title.text
 
 
+def test_the_class_page_can_be_heard(report: batch.Report, tmp_path: Path) -> None:
+    """Figures and marks have words, header cells say what they are for."""
+    tags = Tags(reports.write_html(report, tmp_path).read_text()).tags
+    labels = [attributes["aria-label"] for _, attributes in tags if attributes.get("role") == "img"]
+    assert [label for label in labels if label.startswith("Share of the class that solved")]
+    assert labels.count("90.1 correct") == 1
+    assert len(labels) == len(reports.class_figures(report.results)) + 40  # four submissions with ten marks each
+    scopes = [attributes.get("scope") for tag, attributes in tags if tag == "th"]
+    assert scopes.count("row") >= 4
+    assert set(scopes) == {"col", "row"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a](JavaScript:alert(1))",
+        "[b]( javascript:alert(1))",
+        "[c][1]\n\n[1]: javascript:alert(1)",
+        "$\\href{javascript:alert(1)}{x}$",
+        "$$\n\\href{javascript:alert(1)}{x}\n$$",
+        "![p](https://evil.example/p.png)",
+        "![p][1]\n\n[1]: https://evil.example/p.png",
+        "<javascript:alert(1)>",
+        "</pre><img src=x onerror=alert(1)>\n\n    </pre>",
+        "`x` **b** " * 20_000,
+    ],
+    ids=lambda text: text[:30],
+)
+@pytest.mark.parametrize("role", ["markdown", "task"])
+def test_text_in_the_autograded_notebook_is_shown_and_not_rendered(text: str, role: str) -> None:
+    """With the filter that formgrader and nbgrader's feedback show text cells with."""
+    from nbconvert.filters import markdown2html
+
+    cell = gradebook._cell(role, "90.r1", text, {"90.r1": {"max_score": 1}})
+    page = Tags(html := markdown2html(cell["source"]))
+    assert [tag for tag, _ in page.tags] == ["pre"]
+    assert html.rstrip().endswith("</pre>")  # and formulas in <pre> are left alone by MathJax
+    comment = Tags(markdown2html(gradebook._defused(text[:400])))
+    assert not {"img", "script"} & {tag for tag, _ in comment.tags}
+    links = [attributes["href"] for tag, attributes in comment.tags if tag == "a"]
+    assert all(link and link.startswith("https://") for link in links)  # an address in plain sight becomes a link
+    assert "\\href" not in gradebook._defused(text)
+
+
 def test_the_terminal_table_holds_plain_text(report: batch.Report) -> None:
     from rich.console import Console
 

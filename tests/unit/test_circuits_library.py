@@ -176,12 +176,6 @@ def test_topic_messages_mark_the_message_and_the_answering_position():
         assert inside.min() > 0
         assert inside.max() < found.last[row]
         assert (inside.diff() == 1).all()
-    odds = support_desk.topic_log_odds(torch.log(torch.tensor([[0.5, 0.2, 0.2, 0.1]])), [[0], [1], [2], [3]])
-    torch.testing.assert_close(odds[0, 0], torch.tensor(0.0))
-    mean, low, high = support_desk.bootstrap_mean(np.arange(40.0), seed=1)
-    assert mean == 19.5
-    assert low < mean < high
-    assert 5 < high - low < 10
 
 
 def test_steering_by_unit_length_ignores_the_length_of_the_decoder_row():

@@ -7,6 +7,7 @@ import json
 import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from features_tiny import tiny_model, tiny_sae, tiny_tokenizer, tiny_tokens
 
 from course_utils.features import max_activating_examples, scan_latents
@@ -172,8 +173,6 @@ def tiny_world(monkeypatch, tmp_path):
 
 
 def test_command_writes_a_page_a_site_and_linked_sites(tiny_world, tmp_path):
-    from click.testing import CliRunner
-
     run = CliRunner().invoke
     assert "latent_7.html" in run(tiny_world.dashboard, ["--latents", "7", "--context", "16"]).output
     assert (tmp_path / "latent_7.html").exists()
@@ -186,9 +185,46 @@ def test_command_writes_a_page_a_site_and_linked_sites(tiny_world, tmp_path):
     assert run(tiny_world.dashboard, ["a", "b", "--serve"]).exit_code == 2
 
 
-def test_command_serves_from_the_cache(tiny_world, monkeypatch, tmp_path):
-    from click.testing import CliRunner
+def test_command_refuses_in_a_sentence_before_the_model_is_loaded(tiny_world, tmp_path, monkeypatch):
+    import course_utils.lm.model
+    from course_utils.lm.model import ModelUnavailable
 
+    def no_model(name, **given):
+        raise ModelUnavailable(f"there is no model {name}")
+
+    monkeypatch.setattr(course_utils.lm.model, "load_model", no_model)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "one.txt").write_text("mine")
+    (tmp_path / "many" / "b").mkdir(parents=True)
+    (tmp_path / "many" / "b" / "mine.txt").write_text("mine")
+    for arguments, words in (
+        (["--out", "thesis"], "thesis exists and is no dashboard"),
+        (["a", "b", "--out", "many"], "exists and is no dashboard"),
+        (["--out", "new", "--model", "gpt-9"], "there is no model gpt-9"),
+    ):
+        done = CliRunner().invoke(tiny_world.dashboard, arguments)
+        assert done.exit_code == 1
+        assert isinstance(done.exception, SystemExit)
+        assert words in done.output
+
+
+def test_command_says_that_a_folder_is_no_sae(tmp_path):
+    from course_utils.viz.commands import open_sae
+
+    with pytest.raises(click.ClickException, match=r"cfg\.json is missing: an SAE is a folder with"):
+        open_sae(str(tmp_path))
+
+
+def test_an_occupied_place_is_refused_before_any_text_is_read(tmp_path, monkeypatch):
+    from course_utils.viz import dashboard
+
+    monkeypatch.setattr(dashboard, "scan_latents", lambda *a, **k: pytest.fail("read text first"))
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="no dashboard"):
+        build_dashboard(tmp_path, tiny_model(), tiny_sae(), tiny_tokens(4), progress=False)
+
+
+def test_command_serves_from_the_cache(tiny_world, monkeypatch, tmp_path):
     served = []
     monkeypatch.setattr(tiny_world, "_serve", lambda site, *rest: served.append(site))
     done = CliRunner().invoke(tiny_world.dashboard, ["--serve", "--context", "16", "--latents", "3"])

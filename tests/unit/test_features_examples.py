@@ -22,6 +22,19 @@ from course_utils.features import (
 )
 
 
+def test_a_topk_coders_chosen_latents_are_those_of_its_dense_encoding():
+    from course_utils.features.stream import encode_some
+    from course_utils.sae import SAE, SAEConfig
+
+    torch.manual_seed(0)
+    x, columns = torch.randn(3, 7, 8), torch.tensor([30, 2, 17])
+    for architecture in ("topk", "batchtopk", "standard"):
+        sae = SAE(SAEConfig(d_in=8, d_sae=64, k=4, architecture=architecture)).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(encode_some(sae, x, columns), sae.encode(x)[..., columns])
+            torch.testing.assert_close(encode_some(sae, x, None), sae.encode(x))
+
+
 def sparse_acts(sequences=40, context=16, latents=6, share=0.2, seed=0):
     generator = torch.Generator().manual_seed(seed)
     acts = torch.rand(sequences, context, latents, generator=generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,6 +53,21 @@ def test_logit_effects_fold_the_gain_in_and_refuse_other_spaces():
     assert not effects.measured
     with pytest.raises(ValueError, match="16 dimensions"):
         F.logit_effects(model, tiny_sae(d_in=16), [0])
+
+
+@pytest.mark.parametrize("vocabulary", [640, 50])  # searched in groups, and too few for it
+def test_logit_effects_list_the_extremes_of_all_tokens(vocabulary):
+    torch.manual_seed(0)
+    sae = tiny_sae(d_in=16, d_sae=9)
+    model = SimpleNamespace(W_U=torch.randn(16, vocabulary), ln_final=SimpleNamespace(), cfg=SimpleNamespace())
+    effects = F.logit_effects(model, sae, [2, 7], k=3, norm=F.FinalNorm(torch.eye(16), True))
+    exact = sae.W_dec[[2, 7]] @ model.W_U
+    exact -= exact.mean(-1, keepdim=True)
+    top, bottom = exact.topk(3), exact.topk(3, largest=False)
+    assert torch.equal(effects.top_tokens, top.indices)
+    assert torch.equal(effects.bottom_tokens, bottom.indices)
+    torch.testing.assert_close(effects.bottom_values, bottom.values)
+    torch.testing.assert_close(effects.deviation, exact.std(-1))
 
 
 def test_concept_search_finds_the_planted_latent_by_both_methods():

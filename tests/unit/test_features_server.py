@@ -45,6 +45,9 @@ def test_answers_its_own_page(client):
         {"Host": "evil.example"},
         {"Host": "127.0.0.1.evil.example"},
         {"Host": "localhost@evil.example"},
+        {"Host": "["},
+        {"Host": "[::1"},
+        {"Host": "127.0.0.1]"},
         {"Host": ""},
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
@@ -57,7 +60,10 @@ def test_answers_its_own_page(client):
 )
 def test_refuses_other_hosts_and_other_sites(client, headers):
     for path in ("/", "/data/index-0.js"):
-        assert client.get(path, headers=headers).status_code == 403
+        reply = client.get(path, headers=headers)
+        assert reply.status_code == 403
+        assert reply.headers["x-frame-options"] == "DENY"
+        assert reply.headers["cache-control"] == "no-store"
     assert ask(client, **headers).status_code == 403
 
 

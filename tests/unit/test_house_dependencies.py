@@ -45,6 +45,20 @@ def test_the_installed_versions_are_the_tested_ones():
     assert {canonicalize_name(requirement.name) for requirement in NEEDED} <= installed.keys()
 
 
+def test_every_dependency_is_used():
+    """Imported somewhere, or a program that the course starts."""
+    started = {"gguf", "jupyterlab"}  # transformers reads the model's file with the one, `course lab` starts the other
+    modules = {"scikit-learn": "sklearn", "transformer-lens": "transformer_lens", "sae-lens": "sae_lens"}
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("course_utils", "solutions")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    names = {Requirement(text).name for text in PROJECT["dependencies"]} - started
+    unused = {n for n in names if not re.search(rf"^\s*(?:import|from) {modules.get(n, n)}\b", code, re.MULTILINE)}
+    assert not unused
+
+
 def test_conda_users_get_the_same_environment():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *conda, by_pip = environment["dependencies"]

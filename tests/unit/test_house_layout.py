@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
+from click.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT_LIMIT = 2_000_000
@@ -69,6 +72,38 @@ def registry_hosts() -> list[str]:
     said = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
     hosts = {urlparse(address).hostname or "" for address in re.findall(r"https?://[^\s'\"]+", said)}
     return sorted(host for host in hosts if host and not host.endswith(("pypi.org", "pytorch.org")))
+
+
+def test_what_ships_is_never_half_written():
+    builders = [path for path in tracked() if path.match("course_utils/assets/build_*.py")]
+    assert builders
+    assert not [
+        path.name for path in builders if re.search(r"\.write_(text|bytes)\(", path.read_text(encoding="utf-8"))
+    ]
+
+
+def test_every_kind_of_package_data_is_there():
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
+    assert [pattern for pattern in patterns["course_utils"] if not any((ROOT / "course_utils").glob(pattern))] == []
+
+
+def test_kept_copies_of_notebooks_stay_out_of_git():
+    names = [
+        "notebooks/02_x/02_x.before-reset-02-3.ipynb",
+        "notebooks/.kept/02_x.before-release.2.ipynb",
+        "a-Copy1.ipynb",
+    ]
+    listed = subprocess.run(["git", "check-ignore", "--no-index", *names], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 128:
+        pytest.skip("not a git checkout")
+    assert listed.stdout.split() == names
+
+
+@pytest.mark.parametrize("module", ["course_utils.assets.build_evidence", "benchmarks._peers"])
+def test_a_command_asked_for_help_does_no_work(module: str):
+    done = CliRunner().invoke(importlib.import_module(module).main, ["--help"])
+    assert done.exit_code == 0
+    assert "Usage:" in done.output
 
 
 def test_shipped_file_names_work_everywhere():

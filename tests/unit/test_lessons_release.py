@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ast
 import builtins
+import json
 import re
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from click.testing import CliRunner
+from demo_class import DEMO, RIGHT, DemoClass, answer
 
-from course_utils import exercises, lessons
+from course_utils import cli, exercises, lessons, settings
 from course_utils.lessons import Source, cell_role, grade_id
 
 SOURCES = lessons.sources()
@@ -136,6 +142,136 @@ def _defined(tree: ast.AST) -> set[str]:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
     return names
+
+
+def test_the_starting_code_that_ships_is_in_step():
+    """`reset` takes it from the package, not from the notebook that the learner edits."""
+    released = {
+        cell_role(cell)[1]: cell.source
+        for source in SOURCES
+        for cell in copy_of(source).cells
+        if cell_role(cell)[0] == "answer"
+    }
+    shipped = json.loads(lessons.STUBS.read_text(encoding="utf-8"))
+    assert shipped == released, "solutions/ has changed: run `make release`"
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DemoClass]:
+    """The demo lesson alone, released, in a folder of its own."""
+    monkeypatch.setattr(exercises, "__path__", [str(DEMO)])
+    monkeypatch.setenv("COURSE_ROOT", str(tmp_path / "course"))
+    caches = (exercises.get_lesson, settings.root, lessons.answer_stub)
+    for cache in caches:
+        cache.cache_clear()
+    made = DemoClass.make(tmp_path / "course")
+    lessons.release()
+    yield made
+    for cache in caches:
+        cache.cache_clear()
+    sys.modules.pop("course_utils.exercises.lesson_99", None)
+
+
+def add_a_cell(nb: Any) -> None:
+    nb.cells.append(nbformat.v4.new_code_cell("mine = 1"))
+
+
+def write_an_answer(nb: Any) -> None:
+    answer(nb, **{"99.1": RIGHT["99.1"]})
+
+
+def change_a_demonstration(nb: Any) -> None:
+    next(cell for cell in nb.cells if lessons.is_untouched_demonstration(cell, "99_demo")).source += "\nmine = 1"
+
+
+@pytest.mark.parametrize("work", [write_an_answer, add_a_cell, change_a_demonstration, None])
+def test_a_release_keeps_what_somebody_wrote(demo: DemoClass, work: Callable[[Any], None] | None):
+    fresh = demo.released.read_bytes()
+    if work:
+        nb = nbformat.read(demo.released, as_version=4)
+        work(nb)
+        nbformat.write(nb, demo.released)
+    else:
+        demo.released.write_bytes(b"not json, but somebody's")
+    written, shipped = demo.released.read_bytes(), lessons.STUBS.read_bytes()
+    done = CliRunner().invoke(cli.main, ["release", "--lesson", "99"])
+    assert done.exit_code == 0, done.output
+    assert demo.released.read_bytes() == fresh
+    (kept,) = (demo.root / "notebooks").rglob("*.before-release*")
+    assert kept.read_bytes() == written
+    assert str(kept) in done.output
+    assert kept.parent != demo.released.parent, "lessons' folders are handed out"
+    assert lessons.STUBS.read_bytes() == shipped, "another course's release leaves the package alone"
+
+
+def test_a_release_keeps_nothing_of_what_nobody_touched(demo: DemoClass):
+    nb = nbformat.read(demo.released, as_version=4)
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="42")], 3
+    nbformat.write(nb, demo.released)
+    assert "kept" not in CliRunner().invoke(cli.main, ["release"]).output
+    assert not list((demo.root / "notebooks").rglob("*.before-*"))
+
+
+def test_starting_code_of_the_last_release_is_nobodys_work(demo: DemoClass, tmp_path: Path, monkeypatch):
+    """A lesson's answer cell was changed since: what learners started from then is in the package's list."""
+    nb = nbformat.read(demo.released, as_version=4)
+    answer(nb, **{"99.1": "def relu(x, old):\n    raise NotImplementedError()"})
+    nbformat.write(nb, tmp_path / "99_demo.ipynb")
+    assert lessons.holds_work(tmp_path / "99_demo.ipynb", demo.released)
+    monkeypatch.setattr(lessons, "STUBS", tmp_path / "stubs.json")
+    lessons.STUBS.write_text(json.dumps({"99.1": "def relu(x, old):\n    raise NotImplementedError()"}))
+    assert not lessons.holds_work(tmp_path / "99_demo.ipynb", demo.released)
+
+
+def test_releasing_one_lesson_leaves_the_others_starting_code(demo: DemoClass, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(lessons, "STUBS", tmp_path / "stubs.json")
+    (demo.root / "solutions" / "98_other.py").write_text("")
+    lessons.STUBS.write_text(json.dumps({"97.1": "gone", "98.1": "x = 1", "99.1": "old", "99.9": "gone"}))
+    lessons.write_stubs(lessons.choose(["99"]))
+    made = json.loads(lessons.STUBS.read_text())
+    assert list(made) == ["98.1", "99.1", "99.2"]
+    assert made["98.1"] == "x = 1"
+    assert "NotImplementedError" in made["99.1"]
+    assert lessons.answer_stub("99.1") == made["99.1"]
+
+
+@pytest.mark.parametrize("number", ["2", "02"])
+def test_lessons_are_chosen_by_number(number: str):
+    assert [source.number for source in lessons.choose([number])] == ["02"]
+
+
+def test_releasing_an_unknown_lesson_lists_the_known_ones():
+    done = CliRunner().invoke(cli.main, ["release", "--lesson", "77"])
+    assert done.exit_code == 1
+    assert "no lesson 77" in done.output
+    assert "01, 02" in done.output
+
+
+def test_the_list_of_lessons_names_what_is_graded_by_hand():
+    rows = {row["id"]: row for row in json.loads(CliRunner().invoke(cli.main, ["lessons", "--json"]).output)}
+    lesson = exercises.get_lesson("09")
+    assert [task["id"] for task in rows["09"]["tasks"]] == [task.id for task in lesson.tasks]
+    assert rows["09"]["task_points"] == sum(task.points for task in lesson.tasks) > 0
+    assert rows["02"]["tasks"] == []
+    lines = CliRunner().invoke(cli.main, ["lessons"]).output.splitlines()
+    assert len({line.index(" exercises ") for line in lines}) == 1, "the columns are in line"
+    assert f"{len(lesson.tasks)} texts read by a person" in lines[-1]
+
+
+def test_readmes_table_is_what_the_command_says():
+    page = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d\d) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|", page, re.MULTILINE)
+    said = json.loads(CliRunner().invoke(cli.main, ["lessons", "--json"]).output)
+    assert [row[0] for row in rows] == [row["id"] for row in said]
+    for (_, title, count, points, minutes), row in zip(rows, said):
+        assert title == row["title"]
+        assert count == str(len(row["exercises"])) + (
+            f" and {len(row['tasks'])} read by a person" if row["tasks"] else ""
+        )
+        assert points == f"{row['points']:g}" + (f" + {row['task_points']:g}" if row["tasks"] else "")
+        assert minutes.startswith(f"{row['minutes']} min")
 
 
 def test_every_lesson_has_exercises_and_every_exercise_a_lesson():

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from course_utils import exercises, lessons
+from course_utils.exercises.lesson_09 import _REFERENCE
 from course_utils.features import held_back
 from course_utils.features.held_back import ENOUGH, WINDOW, author_latents, load_held_back, pattern_says, split_open
 from course_utils.io import sha256
@@ -213,6 +214,12 @@ def test_the_evidence_is_what_its_note_describes_and_small():
         assert all((np.diff(places) > 0).all() for places in found[:200])
         assert max(int(places.max()) for places in found if len(places)) < held.tokens.size
     assert len(held.effects) == note["latents_with_effects"] > 2000
+
+
+def test_the_worked_example_found_its_tokens_on_open_text():
+    """Read off the held-back text they would be its own top five, for every latent."""
+    effects = load_held_back().effects
+    assert any(r["promotes"] != effects[r["latent"]].tokens[: len(r["promotes"])].tolist() for r in _REFERENCE)
 
 
 def test_contexts_end_where_the_latent_fires():

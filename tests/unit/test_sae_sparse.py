@@ -117,7 +117,7 @@ def test_positions_above_finds_exactly_the_entries_above(floor, width):
 @pytest.mark.parametrize("wanted", [40, 400, 4000])
 def test_streaming_batch_topk_equals_the_flat_topk(floor, wanted, monkeypatch):
     """Whatever the first floor: too low costs work, too high is noticed and repeated."""
-    monkeypatch.setattr("course_utils.sae.sparse.CHUNK_ELEMENTS", 160 * 16)
+    monkeypatch.setattr("course_utils.sae.sparse.CHUNK_BYTES", 160 * 16 * 4)
     x, W = planted(90), torch.randn(24, 160, generator=torch.Generator().manual_seed(2)) / 5
     found = select_latents(x, W, torch.zeros(160), [BatchTopK(wanted, floor), BatchTopK(wanted)]).to_dense()
     pre = (x @ W).relu()

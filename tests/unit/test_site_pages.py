@@ -169,6 +169,8 @@ def test_a_widget_shows_what_it_starts_with_and_a_bar_shows_nothing():
 def test_what_would_ask_another_machine_is_found():
     assert needs_network('<script charset="utf-8" src="https://cdn.plot.ly/plotly.js">')
     assert needs_network("<img src='//example.org/x.png'>")
+    assert needs_network('<embed src="https://example.org/x">')
+    assert needs_network('<svg><use xlink:href="https://example.org/x.svg#i"/></svg>')
     assert not needs_network('<a href="https://arxiv.org/abs/1">paper</a><img src="data:image/png;base64,AA">')
 
 

@@ -342,17 +342,18 @@ function drawReading(result, out) {
     text.replaceChildren(...out.tokens.map((t, i) => { const node = token(t, chosen ? chosen.acts[i] : out.total[i], chosen ? chosen.max : Math.max(...out.total), i === position ? ".peak" : ""); node.dataset.i = i; return node; }));
     const list = position === null ? out.latents.slice(0, 20) : out.latents.filter((l) => l.acts[position] > 0).sort((a, b) => b.acts[position] - a.acts[position]).slice(0, 20);
     title.replaceChildren(position === null ? "Strongest latents in this text " : `Latents on “${visible(out.tokens[position])}” `, h("small", null, chosen ? `shaded by latent ${latent}` : "shaded by the number of latents that fire; pick a latent or a token"));
-    body.replaceChildren(...list.map((l) => h("tr", { "aria-selected": String(l.id === latent) },
+    body.replaceChildren(...list.map((l) => h("tr", null,
       h("td.id", null, link("/latent/" + l.id, String(l.id))),
-      h("td", null, h("button.pick", { type: "button", "aria-label": `Shade the text by latent ${l.id}`, onclick: () => { latent = latent === l.id ? null : l.id; paint(); } }, l.label ? h("span.label", null, visible(l.label)) : "", h("span.words", null, (rowOf.get(l.id) || { on: [out.tokens[l.acts.indexOf(l.max)]] }).on.map(word)))),
+      h("td", null, h("button.pick", { type: "button", "aria-pressed": String(l.id === latent), "aria-label": `Shade the text by latent ${l.id}`, onclick: () => { latent = latent === l.id ? null : l.id; paint(); } }, l.label ? h("span.label", null, visible(l.label)) : "", h("span.words", null, (rowOf.get(l.id) || { on: [out.tokens[l.acts.indexOf(l.max)]] }).on.map(word)))),
       strip(l.acts, l.max), h("td.num", { style: "text-align:right" }, number(position === null ? l.max : l.acts[position])))));
-    if (!list.length) body.append(h("tr", null, h("td.none", null, "No latent fires here.")));
+    if (!list.length) body.append(h("tr", null, h("td.none", { colspan: 4 }, "No latent fires here.")));
   };
   const pick = (i) => { position = position === i ? null : i; paint(); };
   text.addEventListener("click", (e) => { const t = e.target.closest(".tok"); if (t) pick(+t.dataset.i); });
   text.addEventListener("keydown", (e) => { if (e.key === "Enter") { const t = text.querySelector(".now"); if (t) pick(+t.dataset.i); } });
   paint();
-  result.replaceChildren(text, title, h("table.strip", null, body));
+  const head = h("thead", null, h("tr", null, [["latent"], ["fires on"], ["along the text"], ["activation", "text-align:right"]].map(([name, style]) => h("th", { scope: "col", style }, name))));
+  result.replaceChildren(text, title, h("table.strip", null, head, body));
   say(`${out.latents.length} latents fire`);
 }
 
