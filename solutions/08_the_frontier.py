@@ -474,7 +474,7 @@ draw.bars_with_control(
 )
 
 # %% [markdown]
-# In our runs the meta-SAE left 0.77 of the variance unexplained, of the Gaussian twin just as much, and of random directions 0.86. So nearly all it gains over random directions is covariance: some dimensions are used more than others. This does not say that there are no families; it says that *reconstruction* is no evidence for them here. A
+# In our runs the meta-SAE left 0.76 of the variance unexplained, of the Gaussian twin 0.77, and of random directions 0.86. So nearly all it gains over random directions is covariance: some dimensions are used more than others. This does not say that there are no families; it says that *reconstruction* is no evidence for them here. A
 # claim about a family needs a measurement of its own, for example that its members answer to the same concept (exercises 06.7 and 06.8).
 
 # %% [markdown]
@@ -969,7 +969,7 @@ draw.head_map(
 # %% [markdown]
 # The printed line is the comparison to make: the top head's share of a typical latent beside that of random directions of the same covariance. Nine heads and no structure would already give a top head far above one ninth. Only what lies above the control says that the SAE's latents respect heads.
 #
-# The control's parts are those of `z - z.mean(0)`, since random directions read centred activations here; the SAE's are those of `z`, as in the exercise. This favours the control, if anything: with `z` for both the control's median stays at 0.39, and with centred `z` for both the SAE's rises from 0.49 to 0.60.
+# The control's parts are those of `z - z.mean(0)`, since random directions read centred activations here; the SAE's are those of `z`, as in the exercise. This favours the control, if anything: with `z` for both the control's median stays at 0.39, and with centred `z` for both the SAE's rises from about 0.5 to about 0.6.
 
 # %%
 said = collected[hooks[0]].tokens_of(tokens)

@@ -58,6 +58,16 @@ def test_the_handout_switches_solutions_off_where_jupyter_starts_the_kernel(else
     assert settings.root() == handout
 
 
+def test_the_handouts_settings_count_where_the_package_lies_in_another_course(elsewhere: Path, monkeypatch):
+    """A shared machine: everyone uses the package from one clone of the repository."""
+    (elsewhere.parent / "site-packages" / "notebooks").mkdir(parents=True)
+    handout = teachings_handout(elsewhere)
+    (handout / LESSON / "figures").mkdir()
+    monkeypatch.chdir(handout / LESSON / "figures")
+    assert settings.root() == handout
+    assert not settings.solutions_allowed()
+
+
 @pytest.mark.parametrize("where", [".", LESSON])
 def test_the_commands_work_in_the_handout(elsewhere: Path, monkeypatch, where: str):
     handout = teachings_handout(elsewhere)
