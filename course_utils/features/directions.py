@@ -55,7 +55,7 @@ def almost_orthogonal_capacity(candidates: Float[Tensor, "candidates d"], eps: f
     """Greedy packing: go through the candidates in order, keep one if |cosine| with every kept one is at most `eps`.
 
     Returns the kept rows' numbers. A lower bound on how many directions fit; by Johnson and Lindenstrauss (1984) the
-    number that fit grows as exp(c eps^2 d).
+    number that fit grows at least as exp(c eps^2 d).
     """
     unit = torch.nn.functional.normalize(candidates, dim=-1)
     kept: list[int] = []
