@@ -41,9 +41,9 @@ def main(numbers: tuple[str, ...], threads: int) -> None:
 def execute(source: Any, threads: int) -> dict[str, Any]:
     """Run one lesson in a kernel of its own. A cell that fails ends the benchmark: a lesson that does not run has no time."""
     import nbformat
-    from nbclient import NotebookClient
 
     from course_utils import exercises, lessons
+    from course_utils.kernel import Runner
 
     notebook, lesson = lessons.read_notebook(source.path), exercises.get_lesson(source.number)
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def execute(source: Any, threads: int) -> dict[str, Any]:
             "COURSE_QUICK": "",
         }
         before, started = _children(), time.perf_counter()
-        NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": folder}}).execute(
+        Runner(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": folder}}).execute(
             env=environment
         )
         seconds, work = time.perf_counter() - started, _children() - before

@@ -124,9 +124,10 @@ def data(tokens: int, heldout_tokens: int) -> tuple[Any, Any, Any]:
     from course_utils.lm import load_corpus
     from course_utils.lm.model import BUNDLED
     from course_utils.lm.train_lm_sae import collect_parts, load_tokenizer
+    from course_utils.precision import quicker_precision
 
     tokenizer, found = load_tokenizer(BUNDLED), []
-    for split, n, precision in (("train", tokens, "bfloat16"), ("heldout", heldout_tokens, "float32")):
+    for split, n, precision in (("train", tokens, quicker_precision()), ("heldout", heldout_tokens, "float32")):
         packed = load_corpus(split).pack(tokenizer, context=256, max_tokens=n)
         parts = collect_parts(BUNDLED, packed, [HOOK], precision, 1)[HOOK]
         found.append(torch.cat([part.acts.float() for part in parts]))

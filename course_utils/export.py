@@ -25,11 +25,11 @@ PASTED = ("image/png", "image/jpeg", "image/gif")
 
 def run(notebook: Any, folder: Path) -> Any:
     """The notebook after running from top to bottom, each cell once. A cell that fails is shown with its error."""
-    from nbclient import NotebookClient
+    from course_utils.kernel import Runner
 
     ran = copy.deepcopy(notebook)
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(ran, timeout=3600, kernel_name="python3", allow_errors=True, resources=resources).execute()
+    Runner(ran, timeout=3600, kernel_name="python3", allow_errors=True, resources=resources).execute()
     return ran
 
 

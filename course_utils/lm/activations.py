@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from course_utils.io import write_json
+from course_utils.precision import warn_if_slow
 
 MASSIVE_NORM_RATIO = 10.0
 """A token whose activation is longer than this many median lengths is left out (and counted)."""
@@ -115,7 +116,8 @@ def collect_activations(
         max_norm_ratio: leave out tokens longer than this many median lengths at any of the hook points; None keeps them.
             The median is that of the first batch, so that a resumed run decides alike.
         dtype: storage. bfloat16 halves the file and keeps the range of float32; float16 overflows above 65,504.
-        precision: of the forward pass. See `benchmarks/results` for what bfloat16 gains and costs.
+        precision: of the forward pass. `benchmarks/results` has what bfloat16 gains and costs; where the processor is slow
+            in it, a warning says how slow.
         path: a folder to write to. The result is then memory-mapped, and may be larger than memory.
         resume: go on from an interrupted run in `path` (with the same tokens, model and settings), or use a finished one.
         max_rows: stop when this many rows are collected.
@@ -180,6 +182,7 @@ class HookReader:
         self.stop_at_layer = None if None in layers else max(layers) + 1  # type: ignore[type-var, operator]
         self.device = next(model.parameters()).device
         self.precision = precision
+        warn_if_slow(precision, str(self.device))
 
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, "batch context"]) -> dict[str, Float[Tensor, "batch context d"]]:

@@ -90,7 +90,13 @@ def _rebuild() -> None:
 @click.option("--expansion", default=8.0, show_default=True, help="Latents per dimension.")
 @click.option("--epochs", default=3.0, show_default=True, help="Passes over the activations.")
 @click.option("--lr", default=None, type=float, help="Learning rate of Adam.")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the products in training; auto takes bfloat16 where the processor is quicker in it.",
+)
 @click.option("--workers", default=1, show_default=True, help="Processes that collect activations, one thread each.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--start", "start_folder", help="Go on from this SAE (a folder, or a shipped one's name).")

@@ -26,6 +26,7 @@ from course_utils.lm.end_to_end import finetune_end_to_end
 from course_utils.lm.evaluate import evaluate_on_model
 from course_utils.lm.model import BUNDLED, load_model
 from course_utils.lm.saes import SAES
+from course_utils.precision import quicker_precision, resolve_precision
 from course_utils.sae.architectures import ARCHITECTURES
 from course_utils.sae.config import SAEConfig
 from course_utils.sae.model import SAE
@@ -45,7 +46,7 @@ SHIPPED_RECIPE: dict[str, Any] = {
     "expansion": 8,
     "lr": 2e-3,
     "batch_size": 2048,
-    "precision": "bfloat16",
+    "precision": "auto",  # those in the repository were trained with bfloat16
     "heldout_tokens": 32_768,
     "loss_tokens": 8_192,
     "config": {"lr_decay_share": 0.5},
@@ -105,8 +106,8 @@ def train_from_corpus(
     steps: int | None = None,
     batch_size: int = 2048,
     lr: float = 1e-3,
-    precision: Literal["float32", "bfloat16"] = "float32",
-    collect_precision: Literal["float32", "bfloat16"] = "bfloat16",
+    precision: Literal["auto", "float32", "bfloat16"] = "float32",
+    collect_precision: Literal["auto", "float32", "bfloat16"] = "auto",
     workers: int = 1,
     seed: int = 0,
     heldout_tokens: int = 32_768,
@@ -129,7 +130,7 @@ def train_from_corpus(
         sources: only these sources of the corpus.
         expansion: latents per dimension of the activation.
         epochs: passes over the activations; `steps` says it in training steps instead.
-        precision: of the products in training. bfloat16 is quicker where the processor has it.
+        precision: of the products in training; "auto" is bfloat16 where the processor computes it quicker than float32.
         collect_precision: of the language model while collecting (evaluation is always in float32).
         workers: processes that collect, one thread each; two beat one process with two threads.
         start: go on from this SAE (it is changed) instead of new weights; one hook point only.
@@ -147,6 +148,7 @@ def train_from_corpus(
         raise ValueError(f"no architecture {architecture!r}; there are: {', '.join(ARCHITECTURES)}")
     if start is not None and len(hooks) > 1:
         raise ValueError(f"start= is one SAE, but there are {len(hooks)} hook points: train them one by one")
+    precision, collect_precision = resolve_precision(precision), resolve_precision(collect_precision)
     names = list(names) if names else [default_name(model_name, hook) for hook in hooks]
     packed = _pack(load_tokenizer(model_name), "train", context, tokens, sources)
     collected = collect_parts(model_name, packed, hooks, collect_precision, workers, progress=progress)
@@ -248,7 +250,7 @@ def train_shipped(
         min(rounds[0]["tokens"] for rounds in SHIPPED_ROUNDS.values()),
         None,
     )
-    collect_parts(BUNDLED, shared, list(SHIPPED.values()), "bfloat16", workers, progress=progress)
+    collect_parts(BUNDLED, shared, list(SHIPPED.values()), quicker_precision(), workers, progress=progress)
     held = _pack(tokenizer, "heldout", SHIPPED_RECIPE["context"], SHIPPED_RECIPE["heldout_tokens"], None)
     collect_parts(BUNDLED, held, list(SHIPPED.values()), "float32", workers, progress=progress)
     results = []
@@ -256,9 +258,8 @@ def train_shipped(
         hook, rounds, sae = SHIPPED[alias], SHIPPED_ROUNDS[alias], None
         if alias != "late":  # early and middle go on together
             longer = _pack(tokenizer, "train", SHIPPED_RECIPE["context"], rounds[0]["tokens"], None)
-            collect_parts(
-                BUNDLED, longer, [SHIPPED["early"], SHIPPED["middle"]], "bfloat16", workers, progress=progress
-            )
+            both = [SHIPPED["early"], SHIPPED["middle"]]
+            collect_parts(BUNDLED, longer, both, quicker_precision(), workers, progress=progress)
         for number, changes in enumerate(rounds, 1):
             result = train_from_corpus(
                 hook,
@@ -279,7 +280,7 @@ def collect_parts(
     model_name: str,
     packed: PackedTokens,
     hooks: Sequence[str],
-    precision: Literal["float32", "bfloat16"],
+    precision: str,
     workers: int,
     *,
     progress: bool = True,

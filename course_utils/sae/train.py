@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from course_utils.io import atomic_path
 from course_utils.memory import keep_freed_memory
+from course_utils.precision import warn_if_slow
 from course_utils.sae import distributed
 from course_utils.sae.config import SAEConfig
 from course_utils.sae.data import Activations, batches, width
@@ -45,6 +46,7 @@ class SAETrainer:
     """
 
     def __init__(self, cfg: SAEConfig, sae: SAE | None = None) -> None:
+        warn_if_slow(cfg.precision, cfg.device)
         self.cfg = cfg
         self.sae = (SAE(cfg) if sae is None else sae).train()
         if self.sae.W_dec.numel() > LARGE:

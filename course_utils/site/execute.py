@@ -42,10 +42,6 @@ class LessonError(RuntimeError):
     """A lesson that does not run; the message names the lesson, the cell, its line in the source, and what was raised."""
 
 
-class NoAnswer(LessonError):
-    """A cell that did not end in time. Now and then a kernel's answer is lost on its way, so it is worth a second try."""
-
-
 @dataclass(frozen=True)
 class Run:
     """A lesson to show: its notebook with outputs, and where it comes from."""
@@ -115,12 +111,8 @@ def _kept_at(source: lessons.Source, notebook: Any, quick: bool) -> Path:
 
 def _run_and_keep(source: lessons.Source, notebook: Any, quick: bool, on_cell: Callable[[], object]) -> Any:
     path = _kept_at(source, notebook, quick)
-    try:
-        loaded = _run_once(source, notebook, quick, on_cell)
-    except NoAnswer as error:
-        tqdm.write(f"{error}\nRunning lesson {source.number} once more.")
-        notebook = _read(source)
-        loaded = _run_once(source, notebook, quick, lambda: None)
+    with tempfile.TemporaryDirectory(prefix="lesson-") as folder:
+        loaded = _finish(_execute(source, notebook, Path(folder), quick, on_cell))
     inside = [
         Path(name).resolve().relative_to(PACKAGE) for name in loaded if Path(name).resolve().is_relative_to(PACKAGE)
     ]
@@ -133,11 +125,6 @@ def _run_and_keep(source: lessons.Source, notebook: Any, quick: bool, on_cell: C
         if old != path and old.stem.endswith("-quick") == quick:
             old.unlink(missing_ok=True)
     return notebook
-
-
-def _run_once(source: lessons.Source, notebook: Any, quick: bool, on_cell: Callable[[], object]) -> list[str]:
-    with tempfile.TemporaryDirectory(prefix="lesson-") as folder:
-        return _finish(_execute(source, notebook, Path(folder), quick, on_cell))
 
 
 def _finish(work: Coroutine[Any, Any, T]) -> T:
@@ -169,12 +156,13 @@ async def _execute(
     source: lessons.Source, notebook: Any, folder: Path, quick: bool, on_cell: Callable[[], object]
 ) -> list[str]:
     """Run the notebook in place, in a kernel of its own in an empty folder; gives the `course_utils` files it loaded."""
-    from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    from course_utils.kernel import Runner
 
     work = folder / "work"
     work.mkdir()
-    client = NotebookClient(
+    client = Runner(
         notebook,
         timeout=CELL_SECONDS,
         kernel_name="python3",
@@ -189,8 +177,7 @@ async def _execute(
             try:
                 await client.async_execute_cell(cell, index)
             except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-                kind = NoAnswer if isinstance(error, CellTimeoutError) else LessonError
-                raise kind(explain(source, notebook, index, error)) from None
+                raise LessonError(explain(source, notebook, index, error)) from None
             on_cell()
         client.set_widgets_metadata()
         last = nbformat.v4.new_code_cell(_WHAT_WAS_LOADED)

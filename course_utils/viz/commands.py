@@ -33,10 +33,11 @@ import click
 )
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "bfloat16"]),
+    type=click.Choice(["auto", "float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Of the language model. bfloat16 reads text twice as quickly where the processor can; activations differ by a percent or so.",
+    help="Of the language model. bfloat16 reads text twice as quickly where the processor can (auto: only there); "
+    "activations differ by a percent or so.",
 )
 @click.option("--serve", "live", is_flag=True, help="Serve it on this machine, with a sentence to try and steering.")
 @click.option("--port", default=0, show_default="a free one", type=click.IntRange(0, 65535))
@@ -70,10 +71,14 @@ def dashboard(
 
     from course_utils import settings
     from course_utils.lm.model import ModelUnavailable, load_model
+    from course_utils.precision import resolve_precision, slow_precision
     from course_utils.viz.dashboard import build_dashboard, refuse_other_things
 
     if live and (len(saes) > 1 or (out is not None and out.suffix.lower() in (".html", ".htm"))):
         raise click.UsageError("--serve takes one SAE and a folder as --out (or neither)")
+    precision = resolve_precision(precision)
+    if slow := slow_precision(precision):
+        click.echo(f"Note: {slow}.", err=True)
     coders = {Path(name).name: open_sae(name) for name in saes or ("middle",)}
     labels = _labels(labels_file)
     chosen = _numbers(latents, min(int(coder.W_dec.shape[0]) for coder in coders.values()))

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell
 
 from course_utils import exercises, lessons
+from course_utils.kernel import Runner
 from course_utils.lessons import Source, cell_role
 
 each_lesson = pytest.mark.parametrize("source", lessons.sources(), ids=lambda source: source.slug)
@@ -36,9 +36,7 @@ def quick_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def run(nb: Any, folder: Path) -> None:
-    client = NotebookClient(
-        nb, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    )
+    client = Runner(nb, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
     client.execute()
 
 

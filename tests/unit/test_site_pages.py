@@ -254,28 +254,6 @@ def test_an_interrupted_build_goes_on_with_the_lesson_that_failed(course, monkey
     assert ran == ["97", "98", "98"]
 
 
-@pytest.mark.parametrize("lost", [1, 2])
-def test_a_lesson_whose_kernel_gave_no_answer_is_run_once_more(course, monkeypatch, lost):
-    ran = fake_run(monkeypatch)
-    answers = execute._execute
-
-    async def sometimes(source, notebook, *rest):
-        loaded = await answers(source, notebook, *rest)
-        if len(ran) <= lost:
-            raise execute.NoAnswer("no answer")
-        return loaded
-
-    monkeypatch.setattr(execute, "_execute", sometimes)
-    source = a_source(course, PLAIN + "# %%\nprint(1)\n")
-    if lost == 1:
-        (run,) = execute.run_lessons([source])
-        assert run.notebook.cells[-1].outputs[0].text == "ran"
-    else:
-        with pytest.raises(execute.NoAnswer):
-            execute.run_lessons([source])
-    assert ran == ["98", "98"]
-
-
 def test_an_error_names_lesson_cell_line_and_heading(tmp_path):
     body = PLAIN + "# %%\nx = 1\n\n# %% [markdown]\n# ## Part two\n\n# %%\ny = 0\nx / y\n"
     source = a_source(tmp_path, body)
