@@ -55,9 +55,7 @@ def execute(source: Any, threads: int) -> dict[str, Any]:
             "COURSE_QUICK": "",
         }
         before, started = _children(), time.perf_counter()
-        Runner(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": folder}}).execute(
-            env=environment
-        )
+        Runner(notebook, timeout=1800, resources={"metadata": {"path": folder}}).execute(env=environment)
         seconds, work = time.perf_counter() - started, _children() - before
     out = ROOT / "build" / "lesson_times"
     out.mkdir(parents=True, exist_ok=True)

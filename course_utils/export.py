@@ -29,7 +29,7 @@ def run(notebook: Any, folder: Path) -> Any:
 
     ran = copy.deepcopy(notebook)
     resources = {"metadata": {"path": str(folder)}}
-    Runner(ran, timeout=3600, kernel_name="python3", allow_errors=True, resources=resources).execute()
+    Runner(ran, timeout=3600, allow_errors=True, resources=resources).execute()
     return ran
 
 

@@ -19,6 +19,11 @@ class Runner(NotebookClient):
     timeout.
     """
 
+    def __init__(self, notebook: Any, **options: Any) -> None:
+        # an error is said, but not which transport the kernel uses
+        quiet = {"kernel_name": "python3", "extra_arguments": ["--log-level=ERROR"]}
+        super().__init__(notebook, **quiet | options)
+
     async def async_execute_cell(self, cell: Any, cell_index: int, *args: Any, **kwargs: Any) -> Any:
         """Run one cell in place; see nbclient."""
         looking = asyncio.ensure_future(self._look())

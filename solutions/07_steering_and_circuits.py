@@ -187,7 +187,7 @@ viz.dose_response_figure(
     control_cost,
     "The effect rises, peaks and falls; the cost only rises",
     subtitle=f"one latent of layer 11; typical length of the stream there: {typical:.0f}",
-    effect_name="log-probability of a word about the sea",
+    effect_name="log-probability of a sea word",
 )
 
 # %% [markdown]
@@ -675,7 +675,7 @@ viz.agreement_figure(
     subtitle=f"strongest pairs: correlation {top_fit:.2f}; random pairs: {random_fit:.2f}",
     names=kinds,
     x="predicted: −activation × virtual weight",
-    y="measured change of the later latent's pre-activation",
+    y="measured change of the pre-activation",
 )
 
 # %% [markdown]
@@ -890,7 +890,7 @@ viz.faithfulness_figure(
 )
 
 # %% [markdown]
-# Two results that belong together. **Faithful**: kept alone, 64 latents of the middle layer, out of about a thousand that are active, recover 0.7 of the logit difference, where random sets of 64 recover 0.07. **Not complete**: with the same latents removed 0.66 of it is still there, and with 256 removed 0.42. The information is written more than once, and the SAE's *error alone* scores about a tenth
+# Two results that belong together. **Faithful**: kept alone, 64 latents of the middle layer, out of about a thousand that are active, recover 0.7 of the logit difference, where random sets of 64 recover 0.05. **Not complete**: with the same latents removed 0.66 of it is still there, and with 256 removed 0.42. The information is written more than once, and the SAE's *error alone* scores about a tenth
 # in the middle and about half in the late layer. So nobody may say "these are the latents for the task": they are *a* sufficient part of it. The late layer's latents are the least faithful of the three, which fits exercise 07.5.
 #
 # **Question.** Prompts with other names, not seen in choosing: would the same latents do?
@@ -955,7 +955,7 @@ viz.faithfulness_figure(
 # %% [markdown]
 # Compare the two. Both metrics are scaled to 0 and 1, but greater-than's mean state is not ignorant: without knowing the year, the digits' usual frequencies already score something, and *that* is the zero of the scale: 0.40 in our run, where the real state has 0.58. Had you not subtracted it, an empty circuit would have looked two thirds faithful.
 #
-# It also means that the whole scale is only 0.18 wide, and everything on it is magnified. A *single* latent, kept alone, scores 1.02, which would be a wonderful finding, but sixteen score 1.26 and 256 score 0.81, and two random sets of 128 latents score −0.6 and 0.9 (the band). "What is left" is calmer: it falls with every step, from 0.75 without one latent to 0.31 without 256. Be slow to believe a curve whose control is that wide; more prompts, or a baseline that knows less, would tell.
+# It also means that the whole scale is only 0.18 wide, and everything on it is magnified. A *single* latent, kept alone, scores 1.02, which would be a wonderful finding, but sixteen score 1.26 and 256 score 0.81, and two random sets of 256 latents score 0.9 and 1.4 (the band): no worse than the chosen ones. "What is left" is calmer: it falls with every step, from 0.75 without one latent to 0.31 without 256. Be slow to believe a curve whose control is that wide; more prompts, or a baseline that knows less, would tell.
 #
 # ## 10 · Where and when
 

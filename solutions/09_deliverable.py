@@ -630,7 +630,7 @@ figures.comparison_figure(
 # 1. **We chose what we could name.** These eight were picked from about 920 latents because their contexts made a sentence. Nothing here says what share of latents can be explained; most of the list we read could not, at this size of text.
 # 2. **Strong firings only.** A latent fires strongly on a small part of the tokens on which it fires at all. The weak firings are the majority, and these sentences say nothing about them.
 # 3. **Little text.** Ten thousand tokens to look at and as many to score on, a few dozen strong firings each: the intervals show it. One corpus, and one quarter of it code.
-# 4. **One peek.** The pattern for illness was widened once after we had seen misses in the second half of the text. It failed even so; the other six were not touched.
+# 4. **One peek.** The pattern for illness was widened once after we had seen misses in the second half of the text. It failed even so; the other seven were not touched.
 # 5. **What removal measures.** One position at a time, the next token only, and a very unlikely token counts as much as a likely one. Tokens that lose most may be tokens the model would never have said there.
 # 6. **One model, one SAE, one seed.** Whether another seed finds these latents was not asked here. In the toy, features are independent, of like size, and k is known; none of that is true of a language model.
 
@@ -649,7 +649,7 @@ figures.comparison_figure(
 # %% [markdown] written="09.r1"
 # A layer has room for as many orthogonal directions as it has dimensions, but text needs far more features than that, and each of them is rarely active. Then sharing is cheap: two features that overlap disturb each other only when both fire, which at $p = 0.02$ happens in 4 of 10,000 cases. Section (a) shows the trade: dense features get four clean directions and the other eight are dropped; sparse ones all get in, none by itself. Seen from a neuron, this is polysemanticity: a direction that several features use answers to all of them.
 #
-# A sparse autoencoder turns the bargain around. It writes each activation as a sum of few directions out of many more than there are dimensions, so that features can have a direction each again: in (b) it finds 98% of 32 features in 16 dimensions where as many random data points find 3%. It does not prove that its directions are *the* features. It finds what makes this text cheap to write with 32 latents a token, and (c) shows the difference: the sentences describe strong firings; the weak ones at the end of each card often have nothing to do with them, and one sentence of seven did not survive new text.
+# A sparse autoencoder turns the bargain around. It writes each activation as a sum of few directions out of many more than there are dimensions, so that features can have a direction each again: in (b) it finds 98% of 32 features in 16 dimensions where as many random data points find 3%. It does not prove that its directions are *the* features. It finds what makes this text cheap to write with 32 latents a token, and (c) shows the difference: the sentences describe strong firings; the weak ones at the end of each card often have nothing to do with them, and one sentence of eight did not survive new text.
 
 # %% [markdown] task="09.r2"
 # ### Task 09.r2: The loss, derived

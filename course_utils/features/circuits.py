@@ -149,7 +149,9 @@ def circuit_curve(
     for n in tqdm(sizes, desc="circuits", unit="size", disable=not progress):
         faithful.append(scaled(keep_only(states, order[:n])))
         left.append(scaled(remove(states, order[:n])))
-        draws = [torch.from_numpy(rng.choice(active, min(n, len(active)), replace=False)) for _ in range(repeats)]
+        # every latent draws a number: one that is active only by rounding does not change who else is drawn
+        numbers = rng.random((repeats, states.deviation.shape[-1]))[:, active]
+        draws = [torch.from_numpy(active[one.argsort()[:n]]) for one in numbers]
         random_faithful.append([scaled(keep_only(states, draw)) for draw in draws])
         random_left.append([scaled(remove(states, draw)) for draw in draws])
     return CircuitCurve(

@@ -165,10 +165,8 @@ async def _execute(
     client = Runner(
         notebook,
         timeout=CELL_SECONDS,
-        kernel_name="python3",
         record_timing=False,
         resources={"metadata": {"path": str(work)}},
-        extra_arguments=["--log-level=ERROR"],  # or each kernel says on the terminal which transport it uses
     )
     async with client.async_setup_kernel(env=_environment(folder, quick)):
         for index, cell in enumerate(notebook.cells):

@@ -71,25 +71,63 @@
     return Math.max(1, starts.size);
   }
 
-  function fitted(layout, width) {
+  // An axis' title on as many lines as it needs in `room` pixels, about equally long; plotly would cut it off.
+  function wrapped(text, room, size) {
+    const lines = Math.ceil((text.length * 0.55 * size) / Math.max(room, 60));
+    if (lines < 2 || text.includes("<")) return text;
+    const most = text.length / lines, done = [""];
+    for (const word of text.split(" ")) {
+      const line = done.at(-1);
+      if (line && done.length < lines && line.length + word.length / 2 >= most) done.push(word);
+      else done[done.length - 1] = line ? `${line} ${word}` : word;
+    }
+    return done.join("<br>");
+  }
+
+  function withRoomForTitles(layout, data, width, height) {
+    const size = 1.2 * (layout.font?.size ?? 12), { r = 80, t = 100, b = 80 } = layout.margin;
+    const words = data.flatMap((trace) => (Array.isArray(trace.y) ? trace.y : [])).filter((y) => typeof y === "string");
+    const l = Math.max(layout.margin.l ?? 80, 6.5 * Math.max(0, ...words.map((word) => word.length)));
+    const axes = Object.entries(layout).filter(([key, axis]) => /^[xy]axis\d*$/.test(key) && axis.title?.text);
+    return { ...layout, ...Object.fromEntries(axes.map(([key, axis]) => {
+      const [from, to] = axis.domain ?? [0, 1], room = (to - from) * (key[0] === "x" ? width - l - r : height - t - b);
+      const text = wrapped(axis.title.text, room, axis.title.font?.size ?? size);
+      return [key, { ...axis, title: { ...axis.title, text }, automargin: axis.automargin ?? true }];
+    })) };
+  }
+
+  // On a phone the legend stands under the figure, which grows by its lines.
+  function withLegendBelow(layout, data, width) {
+    const names = [...new Set(data.filter((t) => t.name && t.showlegend !== false).map((t) => t.name))];
+    if (names.length < 2 && layout.showlegend !== true) return layout;
+    const longest = Math.max(...names.map((name) => name.length));
+    const lines = Math.ceil(names.length / Math.max(1, Math.floor(width / (46 + 6.8 * longest))));
+    const room = 20 * lines + 12, below = Math.max(layout.margin.b ?? 80, 64);
+    return { ...layout, height: layout.height + room + below - (layout.margin.b ?? 80), margin: { ...layout.margin, b: below + room },
+      legend: { ...layout.legend, orientation: "h", x: 0, xanchor: "left", yref: "container", y: 0, yanchor: "bottom", font: { size: 12 } } };
+  }
+
+  function fitted(layout, data, width) {
     const over = (part) => part && (part.y ?? 0) > 1;
-    const top = (layout.annotations || []).some((note) => note.yref === "paper" && note.y >= 0.99)
-      || (layout.updatemenus || []).length || over(layout.legend);
+    const notes = layout.annotations || [];
+    const top = notes.some((note) => note.yref === "paper" && note.y >= 0.99) || (layout.updatemenus || []).length || over(layout.legend);
+    const beside = (note) => /paper|domain/.test(note.xref || "") && note.x >= 1 && note.xanchor !== "right";
     const margin = { ...layout.margin }, before = margin.t ?? 100;
     margin.t = top ? Math.min(before, over(layout.legend) ? 64 : 46) : 18; // the title stands above the figure, as text
-    const result = { ...layout, margin, autosize: true };
+    let result = { ...layout, margin, autosize: true };
     result.height = (layout.height || 450) - (before - margin.t);
     delete result.width;
     if (width < 640) {
       margin.l = Math.min(margin.l ?? 80, 52);
-      margin.r = Math.min(margin.r ?? 80, 12);
+      const table = data.find((trace) => trace.type === "table"); // its words take more lines here
+      if (table) result.height += 20 * (table.cells?.values?.[0]?.length ?? 6);
+      if (!notes.some(beside)) margin.r = Math.min(margin.r ?? 80, 12);
       result.font = { ...layout.font, size: 12 };
-      if (columns(layout) === 1 && layout.showlegend !== false && !over(layout.legend)) {
-        result.legend = { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: -0.22, yanchor: "top" };
-      }
+      result.annotations = notes.map((note) => (beside(note) ? { ...note, font: { ...note.font, size: 10 } } : note));
+      if (columns(layout) === 1 && layout.showlegend !== false && !over(layout.legend)) result = withLegendBelow(result, data, width);
     }
     if (matchMedia("(pointer: coarse)").matches) result.dragmode = false; // a finger scrolls the page
-    return result;
+    return withRoomForTitles(result, data, width, result.height);
   }
 
   function draw(figure) {
@@ -100,7 +138,7 @@
     if (!figure.dataset.drawn) target.replaceChildren();
     target.style.minWidth = many > 1 && box.clientWidth < 640 ? `${many * 230}px` : figure.spec.data.some((t) => /table|sankey/.test(t.type || "")) ? "560px" : "";
     target.style.maxWidth = figure.spec.layout.width ? `${Math.max(figure.spec.layout.width, 320)}px` : "";
-    let layout = fitted(figure.spec.layout, Math.max(box.clientWidth, parseInt(target.style.minWidth) || 0)), data = figure.spec.data, frames = figure.spec.frames;
+    let layout = fitted(figure.spec.layout, figure.spec.data, Math.max(box.clientWidth, parseInt(target.style.minWidth) || 0)), data = figure.spec.data, frames = figure.spec.frames;
     if (isDark()) {
       [data, layout, frames] = [recoloured(data, ""), recoloured(layout, ""), recoloured(frames, "")];
       layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";

@@ -105,7 +105,7 @@ def token_share_figure(shares: Mapping[str, Float[np.ndarray, " latents"]], titl
         title or "How much of a latent is only the current token",
         subtitle=f"median share: {middles}",
         x="layer",
-        y="share of variance explained by the token (held-out)",
+        y="held-out variance the token explains",
         legend=False,
     )
 

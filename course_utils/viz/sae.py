@@ -243,7 +243,7 @@ def absorption_bars(
             x=[name for name, v in zip(names, values) for _ in v], y=np.concatenate(values), mode="markers", name="seeds",
             marker={"color": INK, "size": 6, "symbol": "circle-open"}, showlegend=which == 0, offsetgroup=which,
         )  # fmt: skip
-    style(figure, title, subtitle=subtitle, y="share of samples, parent's latent silent", height=440)
+    style(figure, title, subtitle=subtitle, y="share of samples, parent silent", height=440)
     figure.update_yaxes(range=[0, 1])
     return figure.update_layout(barmode="group", scattermode="group", legend={"orientation": "h", "y": -0.2})
 

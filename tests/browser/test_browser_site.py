@@ -50,6 +50,15 @@ figure = go.Figure([go.Scatter(y=[3, 1, 2], name="one run"), go.Scatter(y=[1, 2,
 figure.update_layout(title_text="<b>Loss falls and rises again</b><br>three steps", xaxis_title_text="step", yaxis_title_text="loss")
 
 # %%
+long = go.Figure([go.Scatter(y=[1, 2, 3], name=f"a run whose name takes most of a line, number {i}") for i in range(4)])
+long.add_hline(2, annotation_text="a note beside the figure", annotation_position="right")
+long.update_layout(
+    title_text="<b>Everything is long</b>", height=380, margin={"t": 88, "l": 64, "r": 150, "b": 56},
+    xaxis_title_text="share of all samples in which something happened that was not foreseen before",
+    yaxis_title_text="a measured change of something that has a very long name indeed (units)",
+)
+
+# %%
 from IPython.display import HTML, display
 print("a wide line " * 30)
 display(HTML('<table><tr>' + '<td>wide_cell_of_a_table</td>' * 12 + '</tr></table>'))
@@ -226,12 +235,31 @@ def test_formulas_are_drawn_and_figures_are_seen(open_page, site):
     figure = page.locator("figure.plot svg.main-svg").first.bounding_box()
     assert figure["width"] > 400
     assert figure["height"] > 200
-    assert page.locator("figure.plot .trace").count() == 2
+    assert page.locator("figure.plot").first.locator(".trace").count() == 2
     assert page.inner_text("figure.plot figcaption strong") == "Loss falls and rises again"
     said = page.get_attribute("figure.plot [role=img]", "aria-label")
     assert "x: step; y: loss" in said
     assert "one run, another" in said
     assert [url for url in page.record.requests if "plotly" in url] == [(site / "assets" / "plotly.min.js").as_uri()]
+
+
+CUT_OFF = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(figure => {
+    const all = figure.getBoundingClientRect();
+    return [...figure.querySelectorAll('text')].filter(text => {
+        const r = text.getBoundingClientRect();
+        return r.width && (r.left < all.left - 3 || r.right > all.right + 3 || r.top < all.top - 3 || r.bottom > all.bottom + 3);
+    }).map(text => text.textContent);
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_word_of_a_figure_is_cut_off(open_page, site, width):
+    page = open_page(site / "98_pictures.html", width=width, height=800)
+    page.locator("figure.plot").nth(1).scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 2")
+    page.wait_for_timeout(500)  # margins settle after the first drawing
+    assert page.evaluate(CUT_OFF) == []
+    assert page.locator("figure.plot").nth(1).locator(".legendtext").count() == 4
 
 
 def test_skip_link_landmarks_and_contents(open_page, site):
@@ -272,7 +300,7 @@ def test_a_second_build_runs_nothing_and_a_failing_lesson_is_named(site):
     source.write_text(source.read_text().replace("go.Scatter(y=[3, 1, 2]", "go.Sxatter(y=[3, 1, 2]"), encoding="utf-8")
     said = build(again, fails=True)
     assert "lesson 98 does not run" in said
-    assert "code cell 1 of 2" in said
+    assert "code cell 1 of 3" in said
     assert 'under "Hidden heading"' in said or 'under "Questions"' in said
     assert "Sxatter" in said
     assert (again / "site" / "99_demo.html").exists()

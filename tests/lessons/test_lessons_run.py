@@ -36,7 +36,7 @@ def quick_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def run(nb: Any, folder: Path) -> None:
-    client = Runner(nb, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client = Runner(nb, timeout=CELL_SECONDS, resources={"metadata": {"path": str(folder)}})
     client.execute()
 
 

@@ -1,6 +1,7 @@
 """A notebook runs to its end even when the client is not told that an answer has arrived."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zmq
@@ -23,7 +24,8 @@ def run_deaf(client_class, at_most):
             await asyncio.wait_for(client.async_execute_cell(second, 1), at_most)
         return second.outputs[0]["text"]
 
-    return asyncio.run(work())
+    with ThreadPoolExecutor(1) as thread:  # a browser test may have left an event loop running in this one
+        return thread.submit(asyncio.run, work()).result()
 
 
 def test_an_unannounced_answer_is_found(monkeypatch):
