@@ -185,8 +185,7 @@ class SAE(nn.Module):
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Give every row of `W_dec` length 1 (the encoder stays as it is)."""
-        for rows in self.W_dec.split(ROWS):
-            rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-12))
+        self.W_dec.div_(torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True).clamp_min_(1e-12))
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
