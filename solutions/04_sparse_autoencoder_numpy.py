@@ -449,7 +449,7 @@ pd.DataFrame(
 #
 # 1. The free decoder: its loss ends near 0.75, that of the unit decoder near 3.9. The loss is lower *because* the penalty has been cheated, not because anything was found.
 # 2. Its rows have grown to a mean length of 6.3, and the sum of the latents has shrunk to 0.64 (unit decoder: 2.57), while 14.7 latents stay active. Weight decay on the decoder, or an L1 term weighted with the row lengths (Conerly et al. 2024), are other ways to close the hole.
-# 3. A one-layer encoder answers to echoes too. With a unit decoder L0 is 5.0 here.
+# 3. A one-layer encoder answers to echoes too. With a unit decoder L0 is about 5 here.
 # </details>
 
 # %% [markdown]
@@ -581,7 +581,7 @@ draw.training_curves(
 #
 # <details><summary>Answers</summary>
 #
-# 1. L0 and variance unexplained (squared error over the data's variance, exercise 04.12), and only together: at the same L0, less unexplained is better. The L1 run of section 3 left 0.16 unexplained at L0 5.0, the TopK run 0.11 at L0 3. Most of the L1 run's error is shrinkage.
+# 1. L0 and variance unexplained (squared error over the data's variance, exercise 04.12), and only together: at the same L0, less unexplained is better. The L1 run of section 3 left 0.16 unexplained at L0 5, the TopK run 0.11 at L0 3. Most of the L1 run's error is shrinkage.
 # 2. The sample contains features that other latents have already found. What is left over is nearer to a feature that nobody has.
 # </details>
 

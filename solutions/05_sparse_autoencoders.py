@@ -300,7 +300,7 @@ style(
 )
 
 # %% [markdown]
-# **Question.** Free, this run ended with a row of norm 8.3, an L1 of 0.068 and almost no error (0.006); held, with 0.165 and 0.193. Why is the better loss the worse autoencoder?
+# **Question.** Free, this run ended with a row of norm 8.3, an L1 of 0.07 and almost no error (below 0.01); held, with 0.165 and 0.193. Why is the better loss the worse autoencoder?
 #
 # <details><summary>Answer</summary>
 #
@@ -625,7 +625,7 @@ draw.latent_densities(
 )
 
 # %% [markdown]
-# **What did not work, and why that is fine.** In our runs about 80% of the latents were dead without a cure, 85% with AuxK and 79% with resampling; each of the three recovered all 20 features.
+# **What did not work, and why that is fine.** In our runs about 80% of the latents were dead without a cure, 85% with AuxK and again about 80% with resampling; each of the three recovered all 20 features.
 # There is nothing for 200 spare latents to do here: a resampled one takes over a corner of a feature, is beaten by its neighbours, and dies again.
 # Dead latents are a symptom to read beside recovery or loss, not a score by themselves. Where the data still holds features that no latent has found, as in a language model, cures pay.
 #
@@ -925,7 +925,7 @@ print(
 
 # %% [markdown]
 # A few rows are more than a hundred times longer than the rest, and in our run 17 of 1,920 rows hold 99% of all variance. Keep them, and "variance explained" is about them: an SAE that rebuilds BOS and nothing else would look excellent,
-# and latents would be spent on it. The SAE of the last cell leaves 1% unexplained over all rows, and 27% over the ordinary ones; 32 of its latents fire on the 15 massive rows and on no other.
+# and latents would be spent on it. The SAE of the last cell leaves 1% unexplained over all rows, and 27% over the ordinary ones; about 30 of its latents fire on the 15 massive rows and on no other.
 # The library's `collect_activations` does what yours does, drops such massive tokens wherever they occur (more than ten times the median length), shows a progress bar, and can write to disk.
 
 # %% [markdown]
@@ -1158,7 +1158,7 @@ draw.stability_curves(
 )
 
 # %% [markdown]
-# In five dimensions even two *random* dictionaries match 25% of their rows above 0.9 (dotted): without that line every number here misleads. In our run 55% of TopK latents with k = 1 had such a partner: 22 of 40, and there were 20
+# In five dimensions even two *random* dictionaries match 25% of their rows above 0.9 (dotted): without that line every number here misleads. In our runs 52 to 55% of TopK latents with k = 1 had such a partner: 21 or 22 of 40, and there were 20
 # true features to agree on. L1 at λ = 0.6: 38%. TopK with k = 3, at 30%, is hardly above chance, and the two settings that reconstruct well and recover nothing, L1 at λ = 0.05 (15%) and BatchTopK with k = 3 (10%), lie below it.
 #
 # **Questions.** (a) 40 latents, 20 features: what agreement would a perfect dictionary reach? (b) Is a latent that both seeds share a true feature? (c) And one that only one seed has?
