@@ -404,7 +404,9 @@ for latent, (name, _, pattern) in CHOSEN.items():
     }
     rival = max(rivals, key=rivals.get)
     best = ((last_unseen[unseen] == rival).mean() + (last_unseen[~unseen] != rival).mean()) / 2
-    found, _ = removal_support(model, sae, look_tokens, latent, torch.from_numpy(rng.permutation(first)[:16]))
+    found, _ = removal_support(
+        model, sae, look_tokens, latent, torch.from_numpy(rng.permutation(first)[: 4 if quick() else 16])
+    )
     ranked = found.mean(dim=0).topk(20).indices.tolist()
     promoted[latent] = [token for token in ranked if "\ufffd" not in model.tokenizer.decode([token])][
         :5
@@ -414,8 +416,8 @@ for latent, (name, _, pattern) in CHOSEN.items():
         sae,
         score_tokens,
         latent,
-        torch.from_numpy(rng.permutation(second)[: 8 if quick() else 24]),
-        controls=3 if quick() else 8,
+        torch.from_numpy(rng.permutation(second)[: 4 if quick() else 24]),
+        controls=2 if quick() else 8,
         seed=latent,
     )
     each = support[:, promoted[latent]].mean(dim=1).numpy()
