@@ -14,9 +14,8 @@ LOOK_SECONDS = 2.0
 class Runner(NotebookClient):
     """nbclient's client, which also looks for answers by itself.
 
-    ZeroMQ tells a waiting asyncio client once that something has arrived. Now and then that word is lost, about once in some
-    dozens of notebooks on a busy machine: the answer lies in the socket, the kernel is idle, and plain nbclient waits until its
-    timeout.
+    ZeroMQ tells a waiting asyncio client once that something has arrived. Now and then that word is lost (seen once in a test
+    run of some forty kernels): the answer lies in the socket, the kernel is idle, and plain nbclient waits until its timeout.
     """
 
     def __init__(self, notebook: Any, **options: Any) -> None:
